@@ -111,7 +111,7 @@ def test_windows_hold_little_of_a_long_sound(tmp_path):
     windows = AudioWindows(path)
     for second in range(60):
         assert np.abs(windows.read(second * 16_000, 16_000)).max() > 0.25 or second == 59
-        assert windows._held.end - windows._held.first < 3 * 16_000
+        assert windows._buffer.end - windows._buffer.first < 3 * 16_000
 
 
 def test_late_frames_set_the_clock(tmp_path):

@@ -26,7 +26,7 @@ from icf_avs.media.container import check_no_pipe, local_url
 
 _CANCELLED = 0.1  # energy of the sum of two channels over the sum of their energies; 1 if they are uncorrelated
 _RELEVANT = 1e-3  # share of the energy of a segment; octaves with less are ignored
-_LOWEST = 20  # Hz; below are DC offsets, not sound
+_MIN_HZ = 20  # Hz; below are DC offsets, not sound
 
 
 def to_mono(
@@ -36,67 +36,72 @@ def to_mono(
 
     restored(seconds) is called for each segment in which a channel is left out.
     """
-    for channels, alike in groupby(blocks, key=len):
+    for channels, same_layout in groupby(blocks, key=len):
         if channels == 1:
-            yield from (block[0] for block in alike)
+            yield from (block[0] for block in same_layout)
         else:
-            yield from _mixed(alike, channels, rate, restored)
+            yield from _mix_to_mono(same_layout, channels, rate, restored)
 
 
-def _mixed(
+def _mix_to_mono(
     blocks: Iterator[np.ndarray], channels: int, rate: int, restored: Callable[[float], None]
 ) -> Iterator[np.ndarray]:
     hop = rate // 2
     window = np.sin(np.pi * (np.arange(2 * hop) + 0.5) / (2 * hop)).astype(np.float32)  # its squares sum to one
-    before, mean, rest = np.zeros((channels, hop), np.float32), np.zeros(0, np.float32), 0.0
-    for stretch in chain(_cut(blocks, hop), [before[:, :0]]):
-        now = np.pad(stretch, ((0, 0), (0, hop - stretch.shape[1])))
-        lost = window * _lost(window * np.concatenate([before, now], axis=1))
-        added = (rest + lost[:hop])[: len(mean)]
-        if added.any():
+    previous, mean, overlap = np.zeros((channels, hop), np.float32), np.zeros(0, np.float32), 0.0
+    for segment in chain(_cut(blocks, hop), [previous[:, :0]]):
+        current = np.pad(segment, ((0, 0), (0, hop - segment.shape[1])))
+        correction = window * _mean_correction(window * np.concatenate([previous, current], axis=1))
+        mean_correction = (overlap + correction[:hop])[: len(mean)]
+        if mean_correction.any():
             restored(len(mean) / rate)
-        yield mean + added
-        before, mean, rest = now, stretch.mean(axis=0), lost[hop:]
+        yield mean + mean_correction
+        previous, mean, overlap = current, segment.mean(axis=0), correction[hop:]
 
 
 def _cut(blocks: Iterator[np.ndarray], length: int) -> Iterator[np.ndarray]:
     """Re-block [channels, n] to blocks [channels, length]; the last one may be shorter."""
-    held = None
+    buffer = None
     for block in blocks:
-        held = block if held is None else np.concatenate([held, block], axis=1)
-        while held.shape[1] >= length:
-            yield held[:, :length]
-            held = held[:, length:]
-    if held is not None and held.size:
-        yield held
+        buffer = block if buffer is None else np.concatenate([buffer, block], axis=1)
+        while buffer.shape[1] >= length:
+            yield buffer[:, :length]
+            buffer = buffer[:, length:]
+    if buffer is not None and buffer.size:
+        yield buffer
 
 
-def _lost(stretch: np.ndarray) -> np.ndarray:
+def _mean_correction(segment: np.ndarray) -> np.ndarray:
     """Return the correction to the mean of the channels of a segment: float32 [channels, n] -> [n], usually zeros."""
-    spectrum = np.fft.rfft(stretch)
-    lost = np.zeros_like(spectrum[0])
-    edges = [*takewhile(lambda edge: edge < len(lost), (_LOWEST << octave for octave in count())), len(lost)]
+    spectrum = np.fft.rfft(segment)
+    correction = np.zeros_like(spectrum[0])
+    edges = [
+        *takewhile(lambda edge: edge < len(correction), (_MIN_HZ << octave for octave in count())),
+        len(correction),
+    ]
     octaves = [slice(*pair) for pair in pairwise(edges)]  # a segment lasts a second, so bin numbers are Hz
     products = [(spectrum[:, octave] @ spectrum[:, octave].conj().T).real for octave in octaves]
-    least = _RELEVANT * sum(np.trace(product) for product in products)
+    min_energy = _RELEVANT * sum(np.trace(product) for product in products)
     for octave, product in zip(octaves, products, strict=True):
-        kept = _kept(product, least)
-        if len(kept) < len(product):
-            lost[octave] = spectrum[kept, octave].mean(axis=0) - spectrum[:, octave].mean(axis=0)
-    return np.fft.irfft(lost, stretch.shape[1]).astype(np.float32) if lost.any() else np.zeros_like(stretch[0])
+        channels = _uncancelled_channels(product, min_energy)
+        if len(channels) < len(product):
+            correction[octave] = spectrum[channels, octave].mean(axis=0) - spectrum[:, octave].mean(axis=0)
+    return (
+        np.fft.irfft(correction, segment.shape[1]).astype(np.float32) if correction.any() else np.zeros_like(segment[0])
+    )
 
 
-def _kept(product: np.ndarray, least: float) -> list[int]:
+def _uncancelled_channels(product: np.ndarray, min_energy: float) -> list[int]:
     """Return the channels that do not cancel an earlier one, given their inner products [channels, channels]. The
     earlier channel is kept, not the louder: alternating choices would cancel where segments overlap.
     """
-    kept: list[int] = []
+    uncancelled: list[int] = []
     for channel in range(len(product)):
-        apart = product[channel, channel] + product.diagonal()[kept]
-        together = apart + 2 * product[channel, kept]
-        if not ((apart > least) & (together < _CANCELLED * apart)).any():
-            kept.append(channel)
-    return kept
+        separate_energy = product[channel, channel] + product.diagonal()[uncancelled]
+        sum_energy = separate_energy + 2 * product[channel, uncancelled]
+        if not ((separate_energy > min_energy) & (sum_energy < _CANCELLED * separate_energy)).any():
+            uncancelled.append(channel)
+    return uncancelled
 
 
 def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.ndarray, int]:
@@ -112,7 +117,7 @@ def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.nd
         with av.open(file, options={} if isinstance(source, bytes) else {"protocol_whitelist": "file"}) as container:
             if not container.streams.audio:
                 raise UserError(f"{label}: no sound in it{advice}")
-            stored = container.streams.audio[0].rate
+            file_rate = container.streams.audio[0].rate
             # Keep the channels: the resampler's mixing is not their mean.
             resampler = av.AudioResampler("fltp", None, rate)
             parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
@@ -122,7 +127,7 @@ def read_audio(source: Path | bytes, rate: int, advice: str = "") -> tuple[np.nd
         raise UserError(f"{label}: cannot be decoded as sound ({reason}){advice}") from error
     if not parts:
         raise UserError(f"{label}: its sound is empty{advice}")
-    return np.concatenate([*to_mono((part.to_ndarray() for part in parts), rate)]).astype(np.float32), stored
+    return np.concatenate([*to_mono((part.to_ndarray() for part in parts), rate)]).astype(np.float32), file_rate
 
 
 _ZEROS = 24  # zero crossings of the sinc on each side: the transition band is about 8 % of the lower Nyquist frequency
@@ -140,20 +145,20 @@ def resample(waveform: Tensor, rate: int, to: int) -> Tensor:
         return waveform
     step = math.gcd(rate, to)
     up, down = to // step, rate // step
-    kernel, reach = _kernel(up, down)
+    kernel, half_width = _kernel(up, down)
     length = -(-waveform.shape[-1] * up // down)
-    padded = F.pad(waveform.reshape(-1, 1, waveform.shape[-1]), (reach, reach + down))
+    padded = F.pad(waveform.reshape(-1, 1, waveform.shape[-1]), (half_width, half_width + down))
     phases = F.conv1d(padded, kernel.to(waveform), stride=down)  # N up blocks
     return phases.transpose(1, 2).reshape(*waveform.shape[:-1], -1)[..., :length]
 
 
 @lru_cache(maxsize=8)
 def _kernel(up: int, down: int) -> tuple[Tensor, int]:
-    """Return the polyphase filter [up, 1, 2 * reach + down + 1], one row per output phase, and its reach in samples."""
+    """Return the polyphase filter [up, 1, 2 * half_width + down + 1], one row per phase, and half_width."""
     cutoff = _CUTOFF * min(1.0, up / down)
-    reach = math.ceil(_ZEROS / cutoff)
-    places = torch.arange(up, dtype=torch.float64) * down / up
-    samples = torch.arange(-reach, reach + down + 1, dtype=torch.float64)
-    crossings = ((samples - places[:, None]) * cutoff).clamp(-_ZEROS, _ZEROS)
+    half_width = math.ceil(_ZEROS / cutoff)
+    offsets = torch.arange(up, dtype=torch.float64) * down / up
+    samples = torch.arange(-half_width, half_width + down + 1, dtype=torch.float64)
+    crossings = ((samples - offsets[:, None]) * cutoff).clamp(-_ZEROS, _ZEROS)
     window = torch.cos(crossings * (math.pi / 2 / _ZEROS)) ** 2
-    return (cutoff * torch.sinc(crossings) * window)[:, None].float(), reach
+    return (cutoff * torch.sinc(crossings) * window)[:, None].float(), half_width

@@ -22,7 +22,7 @@ from icf_avs.media.video_reader import MediaInfo, open_media, probe, select_stre
 from icf_avs.types import RATE, ClipSpec
 
 # Full scale is 1. Floating-point audio may exceed it; samples above this limit are treated as damaged.
-_LOUDEST = 8.0
+_MAX_AMPLITUDE = 8.0
 
 AudioSource = Callable[[int, str | None], Iterator[np.ndarray]]  # (rate, layout) -> blocks, as audio_blocks
 
@@ -39,18 +39,18 @@ def audio_blocks(info: MediaInfo, rate: int, layout: str | None = None) -> Itera
     with open_media(info.path, info.parts) as container:
         _, stream = select_streams(container, info.path, info.audio_track)
         frames = decode_frames(container, stream, info.clock, info.repaired)
-        for begin, pieces in _runs(frames, info.start, rate, layout):
-            place = round(begin * rate)
-            for piece in pieces:
-                while place > written:
-                    hole = min(place - written, rate)
-                    yield np.zeros((len(piece), hole), np.float32)
-                    written += hole
-                late = min(written - place, piece.shape[1])
-                place += piece.shape[1]
-                if late < piece.shape[1]:
-                    yield piece[:, late:]
-                    written += piece.shape[1] - late
+        for begin, blocks in _runs(frames, info.start, rate, layout):
+            position = round(begin * rate)
+            for block in blocks:
+                while position > written:
+                    gap = min(position - written, rate)
+                    yield np.zeros((len(block), gap), np.float32)
+                    written += gap
+                overlap = min(written - position, block.shape[1])
+                position += block.shape[1]
+                if overlap < block.shape[1]:
+                    yield block[:, overlap:]
+                    written += block.shape[1] - overlap
 
 
 def _runs(
@@ -59,27 +59,32 @@ def _runs(
     """Split decoded audio where its time stamps jump, its format changes or a packet is lost (None); yield the start
     second and the samples of each run.
     """
-    upcoming, whole, end = None, True, 0.0  # next frame, whether none was lost before it, its expected time
+    upcoming, unbroken, end = None, True, 0.0  # next frame, whether none was lost before it, its expected time
 
     def advance() -> None:
-        nonlocal upcoming, whole
-        whole = True
+        nonlocal upcoming, unbroken
+        unbroken = True
         for upcoming in frames:
             if upcoming is not None:
                 return
-            whole = False
+            unbroken = False
         upcoming = None
 
-    def kind(frame: av.AudioFrame) -> tuple:
+    def audio_format(frame: av.AudioFrame) -> tuple:
         return frame.format.name, frame.layout.name, frame.sample_rate
 
     def begins(frame: av.AudioFrame) -> float:
         return end if frame.time is None else frame.time - start
 
     def run(first: av.AudioFrame, layout: str | None) -> Iterator[np.ndarray]:
-        nonlocal whole, end
-        whole, resampler = True, av.AudioResampler("flt", layout, rate)
-        while whole and upcoming and kind(upcoming) == kind(first) and abs(begins(upcoming) - end) <= JUMP:
+        nonlocal unbroken, end
+        unbroken, resampler = True, av.AudioResampler("flt", layout, rate)
+        while (
+            unbroken
+            and upcoming
+            and audio_format(upcoming) == audio_format(first)
+            and abs(begins(upcoming) - end) <= JUMP
+        ):
             end += upcoming.samples / upcoming.sample_rate
             yield from map(_samples, resampler.resample(upcoming))
             advance()
@@ -106,8 +111,8 @@ def _samples(block: av.AudioFrame) -> np.ndarray:
 
 
 def limited(samples: np.ndarray) -> np.ndarray:
-    """Replace NaN by 0 and clip samples to +-_LOUDEST."""
-    return np.nan_to_num(samples, nan=0.0).clip(-_LOUDEST, _LOUDEST)
+    """Replace NaN by 0 and clip samples to +-_MAX_AMPLITUDE."""
+    return np.nan_to_num(samples, nan=0.0).clip(-_MAX_AMPLITUDE, _MAX_AMPLITUDE)
 
 
 class AudioWindows:
@@ -116,23 +121,23 @@ class AudioWindows:
     def __init__(self, source: str | Path | MediaInfo, rate: int = 16_000, sound: AudioSource | None = None) -> None:
         """sound: replaces the audio of the video. Raises UserError as probe does, and for a video without audio."""
         info = source if isinstance(source, MediaInfo) else probe(source)
-        own = partial(to_mono, restored=info.repaired.restore)
-        self._blocks = own(audio_blocks(info, rate), rate) if sound is None else to_mono(sound(rate, None), rate)
-        self._held, self._before = SoundBuffer(), -math.inf
-        self._held.append(next(self._blocks, np.zeros(0, np.float32)))
+        mix = partial(to_mono, restored=info.repaired.restore)
+        self._blocks = mix(audio_blocks(info, rate), rate) if sound is None else to_mono(sound(rate, None), rate)
+        self._buffer, self._last_start = SoundBuffer(), -math.inf
+        self._buffer.append(next(self._blocks, np.zeros(0, np.float32)))
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Return samples [start, start + length): float32 [length], zeros before second 0 and after the end.
 
         Raises ValueError if `start` decreases, UserError if the audio breaks in the middle.
         """
-        if start < self._before:
-            raise ValueError(f"windows are read forward: {start} after {self._before}")
-        self._before = start
-        while self._held.end < start + length and (block := next(self._blocks, None)) is not None:
-            self._held.append(block)
-            self._held.drop(start)
-        return self._held.window(start, length)
+        if start < self._last_start:
+            raise ValueError(f"windows are read forward: {start} after {self._last_start}")
+        self._last_start = start
+        while self._buffer.end < start + length and (block := next(self._blocks, None)) is not None:
+            self._buffer.append(block)
+            self._buffer.drop(start)
+        return self._buffer.window(start, length)
 
 
 class SoundBuffer:
@@ -155,20 +160,20 @@ class SoundBuffer:
     def window(self, start: int, length: int) -> np.ndarray:
         """Return samples [start, start + length), float32, zeros where there are none; drop those before `start`."""
         self.drop(start)
-        window, at = np.zeros(length, np.float32), self.first - start
+        window, offset = np.zeros(length, np.float32), self.first - start
         for block in self._blocks:
-            part = block[max(-at, 0) : max(length - at, 0)]
-            window[max(at, 0) : max(at, 0) + len(part)] = part
-            at += len(block)
+            part = block[max(-offset, 0) : max(length - offset, 0)]
+            window[max(offset, 0) : max(offset, 0) + len(part)] = part
+            offset += len(block)
         return window
 
 
-_SHORTEST = 0.1  # a remainder below this share of an interval is merged into the last full one
+_MIN_REMAINDER = 0.1  # a remainder below this share of an interval is merged into the last full one
 
 
 def mask_count(duration: float, fps: float) -> int:
     """Number of masks of a video: one per interval; a remainder below a tenth of an interval is not counted."""
-    return max(1, math.ceil(duration * fps - _SHORTEST))
+    return max(1, math.ceil(duration * fps - _MIN_REMAINDER))
 
 
 def clip_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
@@ -182,7 +187,7 @@ def cut_windows(waveform: np.ndarray, spec: ClipSpec, count: int) -> np.ndarray:
     """Cut waveform [n], float32 at the rate of `spec`, into windows of masks 0..count-1: [count, spec.window]. Windows
     are padded with zeros.
     """
-    held = SoundBuffer()
-    held.append(waveform)
-    windows = [held.window(spec.window_start(index), spec.window) for index in range(count)]
+    buffer = SoundBuffer()
+    buffer.append(waveform)
+    windows = [buffer.window(spec.window_start(index), spec.window) for index in range(count)]
     return np.array(windows, np.float32).reshape(count, spec.window)

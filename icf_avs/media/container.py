@@ -51,8 +51,8 @@ def temporary_file(content: bytes | BinaryIO) -> Iterator[Path]:
     """Write bytes, or the rest of a binary file, to a temporary file of the same name; deleted on exit.
     A UserError raised inside names the original instead of the temporary path.
     """
-    given = getattr(content, "name", None)
-    name = Path(given).name if isinstance(given, str) else ""
+    file_name = getattr(content, "name", None)
+    name = Path(file_name).name if isinstance(file_name, str) else ""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name or "video")
         with path.open("wb") as file:
@@ -66,7 +66,7 @@ def temporary_file(content: bytes | BinaryIO) -> Iterator[Path]:
 Parts = tuple[tuple[int, int], ...]  # byte range [begin, end) of each part; (0, 0) is the whole file
 WHOLE: Parts = ((0, 0),)
 # File signatures of the containers in which FFmpeg stops at a second header.
-_HEADS = tuple(
+_SIGNATURES = tuple(
     re.compile(head, re.DOTALL)
     for head in (
         rb"\0\0[\0-\x0f].ftyp[ -~]{4}",  # MP4, MOV, 3GP
@@ -80,8 +80,8 @@ _HEADS = tuple(
         rb"\x06\x0e\+\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02",  # MXF
     )
 )
-_LONGEST_HEAD, _BLOCK = 700, 1 << 24  # bytes
-_APART = 200_000  # seconds between the starts of parts, more than the 24 hours that a file may last
+_MAX_SIGNATURE_BYTES, _BLOCK = 700, 1 << 24  # bytes
+_PART_SPACING = 200_000  # seconds between the starts of parts, more than the 24 hours that a file may last
 
 
 def joined_parts(path: Path, size: int) -> tuple[Parts, tuple[int, ...]]:
@@ -94,8 +94,8 @@ def joined_parts(path: Path, size: int) -> tuple[Parts, tuple[int, ...]]:
     streams = {begin: _streams(path, (begin, end)) for begin, end in pairwise([*begins, size])}
     first = streams[0]
     parts = [begin for begin in begins if first and streams[begin] == first]
-    others = tuple(begin for begin in begins if begin not in parts)
-    return (tuple(pairwise([*parts, size])) if len(parts) > 1 else WHOLE), others
+    unused_offsets = tuple(begin for begin in begins if begin not in parts)
+    return (tuple(pairwise([*parts, size])) if len(parts) > 1 else WHOLE), unused_offsets
 
 
 def open_parts(path: Path, parts: Parts) -> av.container.InputContainer:
@@ -109,7 +109,7 @@ def open_parts(path: Path, parts: Parts) -> av.container.InputContainer:
     lines = ["ffconcat version 1.0"]
     for part in parts:
         quoted = _url(path, part).replace("'", r"'\''")
-        lines += [f"file '{quoted}'", f"duration {_APART}"]
+        lines += [f"file '{quoted}'", f"duration {_PART_SPACING}"]
     script = io.BytesIO("\n".join(lines).encode("utf-8", "surrogateescape"))
     options = {"safe": "0", "protocol_whitelist": "file,subfile"}
     return av.open(script, format="concat", options=options, metadata_errors="replace")
@@ -118,7 +118,7 @@ def open_parts(path: Path, parts: Parts) -> av.container.InputContainer:
 def fix_part_timestamps(container: av.container.InputContainer, packet: av.Packet) -> av.Packet:
     """Remove a decoding time stamp that FFmpeg has extrapolated from the previous part; return the packet."""
     joined = container.format.name == "concat" and None not in (packet.pts, packet.dts)
-    if joined and (packet.pts - packet.dts) * packet.time_base > _APART / 2:
+    if joined and (packet.pts - packet.dts) * packet.time_base > _PART_SPACING / 2:
         packet.dts = None
     return packet
 
@@ -130,16 +130,16 @@ def _url(path: Path, part: tuple[int, int]) -> str:
 def _beginnings(path: Path) -> Iterator[int]:
     """Yield offsets where a file of the same format as the first begins, including 0; none for other formats."""
     with path.open("rb") as file:
-        held, offset = file.read(_BLOCK), 0
-        head = next((head for head in _HEADS if head.match(held)), None)
-        while head is not None and held:
+        buffer, offset = file.read(_BLOCK), 0
+        signature = next((signature for signature in _SIGNATURES if signature.match(buffer)), None)
+        while signature is not None and buffer:
             block = file.read(_BLOCK)
-            until = max(0, len(held) - _LONGEST_HEAD) if block else len(held)
-            for found in head.finditer(held):
-                if found.start() < until or not block:
-                    until = max(until, found.end())
-                    yield offset + found.start()
-            held, offset = held[until:] + block, offset + until
+            until = max(0, len(buffer) - _MAX_SIGNATURE_BYTES) if block else len(buffer)
+            for match in signature.finditer(buffer):
+                if match.start() < until or not block:
+                    until = max(until, match.end())
+                    yield offset + match.start()
+            buffer, offset = buffer[until:] + block, offset + until
 
 
 def _streams(path: Path, part: tuple[int, int]) -> list[tuple[str, str]]:

@@ -35,9 +35,9 @@ def kaldi_log_mel(waveform: Tensor) -> Tensor:
     if waveform.shape[-1] < SHORTEST:
         raise ValueError(f"{waveform.shape[-1]} samples are too few for a spectrogram; it takes at least {SHORTEST}")
     with torch.autocast(waveform.device.type, enabled=False):
-        sharpened = (waveform[..., 1:] - PRE_EMPHASIS * waveform[..., :-1]).reshape(-1, waveform.shape[-1] - 1)
+        emphasised = (waveform[..., 1:] - PRE_EMPHASIS * waveform[..., :-1]).reshape(-1, waveform.shape[-1] - 1)
         window = torch.hann_window(FRAME, periodic=False, device=waveform.device)
-        spectrum = torch.stft(sharpened, FFT, HOP, FRAME, window, center=True, return_complex=True)
+        spectrum = torch.stft(emphasised, FFT, HOP, FRAME, window, center=True, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         mel = mel_bank().to(waveform.device) @ power
         return ((torch.log(mel + LOG_OFFSET) + LEVEL) / SCALE).reshape(*waveform.shape[:-1], BANDS, -1)

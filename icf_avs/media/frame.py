@@ -18,7 +18,7 @@ _WHITE = 100.0  # cd/m2; peak luminance of an SDR display, BT.1886
 _GAMMA = 2.4
 _HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2
 _KNEE = 0.5  # lowest knee, relative to _WHITE
-_BRIGHTEST = 99.9  # percentile that defines the peak of a frame; brighter pixels are clipped
+_PEAK_PERCENTILE = 99.9  # percentile that defines the peak of a frame; brighter pixels are clipped
 _STEPS = 4096  # entries of the table from light to signals, uniform in the square root of light
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
 # Conversion matrices: linear light [n, 3] in these primaries @ matrix -> BT.709. All have white point D65.
@@ -31,7 +31,7 @@ _FROM_BT2020 = (
 _TO_BT709 = {ColorPrimaries.BT709: np.eye(3), ColorPrimaries.SMPTE432: _FROM_P3}
 
 
-def is_wide(transfer: int, primaries: int) -> bool:
+def is_hdr_or_wide_gamut(transfer: int, primaries: int) -> bool:
     """True if frames with these tags are HDR or wide gamut."""
     return transfer in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) or primaries == ColorPrimaries.BT2020
 
@@ -41,28 +41,28 @@ def to_sdr(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 
     transfer, primaries: FFmpeg's tags; unknown primaries are treated as BT.2020.
     """
-    light = _light(transfer)[codes.reshape(-1, 3)]
+    light = _signal_to_light(transfer)[codes.reshape(-1, 3)]
     if transfer == ColorTrc.ARIB_STD_B67:  # scene to display
         light *= (_HLG_PEAK / _WHITE) * ((light @ _LUMINANCE) ** (_HLG_GAMMA - 1))[:, None]
     light = (light @ np.array(_TO_BT709.get(primaries, _FROM_BT2020), np.float32)).clip(0)
-    brightest = np.maximum(np.maximum(light[:, 0], light[:, 1]), light[:, 2])
-    peak = float(np.percentile(brightest[:: max(1, len(brightest) // 100_000)], _BRIGHTEST))
+    max_channel = np.maximum(np.maximum(light[:, 0], light[:, 1]), light[:, 2])
+    peak = float(np.percentile(max_channel[:: max(1, len(max_channel) // 100_000)], _PEAK_PERCENTILE))
     if peak > 1.001:
-        light *= _compression(brightest, peak)[:, None]
+        light *= _compression(max_channel, peak)[:, None]
     roots = np.sqrt(light.clip(0, 1), out=light)
-    return _signals()[(roots * (_STEPS - 1) + 0.5).astype(np.uint16)].reshape(codes.shape)
+    return _light_to_signal()[(roots * (_STEPS - 1) + 0.5).astype(np.uint16)].reshape(codes.shape)
 
 
 def _compression(light: np.ndarray, peak: float) -> np.ndarray:
     """Return the factor on light: 1 up to the knee, and such that `peak` becomes 1 (Reinhard's extended curve)."""
     knee = max(_KNEE, 1 / peak)
-    over, most = (np.maximum(light, knee) - knee) / (1 - knee), (peak - knee) / (1 - knee)
-    reduced = over * (1 + over / most**2) / (1 + over)
-    return (knee + (1 - knee) * reduced) / (knee + (1 - knee) * over)
+    excess, max_excess = (np.maximum(light, knee) - knee) / (1 - knee), (peak - knee) / (1 - knee)
+    reduced = excess * (1 + excess / max_excess**2) / (1 + excess)
+    return (knee + (1 - knee) * reduced) / (knee + (1 - knee) * excess)
 
 
 @lru_cache(maxsize=4)
-def _light(transfer: int) -> np.ndarray:
+def _signal_to_light(transfer: int) -> np.ndarray:
     """Table from 16-bit signals to light, float32: display light in units of _WHITE; for HLG, scene light."""
     signal = np.arange(65536) / 65535
     if transfer == ColorTrc.SMPTE2084:
@@ -78,7 +78,7 @@ def _light(transfer: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _signals() -> np.ndarray:
+def _light_to_signal() -> np.ndarray:
     roots = np.arange(_STEPS) / (_STEPS - 1)
     return (255 * roots ** (2 / _GAMMA)).round().astype(np.uint8)
 
@@ -109,10 +109,10 @@ class DecodedFrame:
         return cls(frame, frame.colorspace, frame.color_trc, frame.color_primaries)
 
     @property
-    def shown_as(self) -> tuple[int, int]:
+    def output_colour_tags(self) -> tuple[int, int]:
         """Transfer and primaries after conversion."""
-        wide = is_wide(self.transfer, self.primaries)
-        return (ColorTrc.BT709, ColorPrimaries.BT709) if wide else (self.transfer, self.primaries)
+        is_mapped = is_hdr_or_wide_gamut(self.transfer, self.primaries)
+        return (ColorTrc.BT709, ColorPrimaries.BT709) if is_mapped else (self.transfer, self.primaries)
 
     def converted(self, reformatter: VideoReformatter, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
         """Convert to a size and pixel format; return the frame itself if nothing needs to be done.
@@ -120,26 +120,26 @@ class DecodedFrame:
         HDR and wide gamut are mapped to BT.709, alpha is composited on black, and limited-range RGB is expanded.
         Raises FFmpegError or ValueError for a pixel format that cannot be converted.
         """
-        rgb = self._ordinary(reformatter)
+        rgb = self._to_sdr_rgb(reformatter)
         frame = self.frame
         if rgb is not None:
             frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
             frame.colorspace, frame.color_range = _BT709, ColorRange.JPEG
-        how = Interpolation.BILINEAR if frame.format.name in _PLAIN else _EXACT
-        return reformatter.reformat(frame, width, height, pix_fmt, interpolation=how)
+        interpolation = Interpolation.BILINEAR if frame.format.name in _PLAIN else _EXACT
+        return reformatter.reformat(frame, width, height, pix_fmt, interpolation=interpolation)
 
-    def _ordinary(self, reformatter: VideoReformatter) -> np.ndarray | None:
+    def _to_sdr_rgb(self, reformatter: VideoReformatter) -> np.ndarray | None:
         """Return RGB uint8 [H, W, 3] if FFmpeg's conversion is not sufficient, else None."""
-        kind = self.frame.format
-        if is_wide(self.transfer, self.primaries):
+        pixel_format = self.frame.format
+        if is_hdr_or_wide_gamut(self.transfer, self.primaries):
             matrix = Colorspace.BT2020 if self.matrix == _UNKNOWN else None
             deep = reformatter.reformat(self.frame, format="rgb48le", src_colorspace=matrix, interpolation=_DEEP)
             return to_sdr(deep.to_ndarray(), self.transfer, self.primaries)
-        if kind.has_palette or any(component.is_alpha for component in kind.components):
+        if pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components):
             rgba = reformatter.reformat(self.frame, format="rgba", interpolation=_EXACT).to_ndarray()
             rgb, alpha = rgba[..., :3], rgba[..., 3:]
             return None if alpha.min() == 255 else ((rgb * alpha.astype(np.uint16) + 127) // 255).astype(np.uint8)
-        if kind.is_rgb and self.frame.color_range == ColorRange.MPEG:
+        if pixel_format.is_rgb and self.frame.color_range == ColorRange.MPEG:
             rgb = reformatter.reformat(self.frame, format="rgb24").to_ndarray().astype(np.float32)
             return ((rgb - 16) * (255 / 219)).round().clip(0, 255).astype(np.uint8)
         return None

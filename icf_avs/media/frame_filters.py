@@ -14,8 +14,8 @@ import av
 from av.error import FFmpegError
 from av.filter import Graph
 
-_VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0  # Segment, Tracks, TrackEntry, Video; nested in this order
-_SIDES = 0x54CC, 0x54DD, 0x54BB, 0x54AA  # PixelCropLeft, Right, Top, Bottom
+_VIDEO_ELEMENT_PATH = 0x18538067, 0x1654AE6B, 0xAE, 0xE0  # Segment, Tracks, TrackEntry, Video; nested in this order
+_CROP_ELEMENTS = 0x54CC, 0x54DD, 0x54BB, 0x54AA  # PixelCropLeft, Right, Top, Bottom
 
 
 class Crop(NamedTuple):
@@ -46,36 +46,37 @@ def container_crop(stream: av.video.stream.VideoStream) -> Crop:
             data = file.getvalue()
     except (FFmpegError, ValueError):  # a codec that Matroska has no name for
         return Crop()
-    for key in _VIDEO:
+    for key in _VIDEO_ELEMENT_PATH:
         data = dict(_ebml_elements(data))[key]
     parts = dict(_ebml_elements(data))
-    return Crop(*(int.from_bytes(parts.get(side, b""), "big") for side in _SIDES))
+    return Crop(*(int.from_bytes(parts.get(side, b""), "big") for side in _CROP_ELEMENTS))
 
 
 def _ebml_elements(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield id and content of consecutive EBML elements in `data`; an element of unknown size extends to the end."""
-    at = 0
-    while at < len(data):
-        size_at = at + 9 - data[at].bit_length()
+    offset = 0
+    while offset < len(data):
+        size_at = offset + 9 - data[offset].bit_length()
         begin = size_at + 9 - data[size_at].bit_length()
         size = int.from_bytes(data[size_at:begin], "big") & ((1 << 7 * (begin - size_at)) - 1)
-        yield int.from_bytes(data[at:size_at], "big"), data[begin : begin + size]
-        at = begin + size
+        yield int.from_bytes(data[offset:size_at], "big"), data[begin : begin + size]
+        offset = begin + size
 
 
 def filter_frames(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.VideoFrame]:
     """Yield frames, deinterlaced from the first interlaced frame on, and cropped. The filters are rebuilt when the size
     or format of the frames changes.
     """
-    graph, built, interlaced = None, None, False
+    graph, built_settings, interlaced = None, None, False
     for frame in frames:
         interlaced |= frame.interlaced_frame
-        cut = crop.filter_of(frame.width, frame.height)
-        wanted = (interlaced, cut, frame.width, frame.height, frame.format.name)
-        if wanted != built:
+        crop_args = crop.filter_of(frame.width, frame.height)
+        graph_settings = (interlaced, crop_args, frame.width, frame.height, frame.format.name)
+        if graph_settings != built_settings:
             if graph is not None:
                 yield from _filtered(graph, None)
-            graph, built = _graph(frame, interlaced, cut) if interlaced or cut else None, wanted
+            graph = _graph(frame, interlaced, crop_args) if interlaced or crop_args else None
+            built_settings = graph_settings
         if graph is None:
             yield frame
         else:
@@ -84,13 +85,13 @@ def filter_frames(frames: Iterator[av.VideoFrame], crop: Crop) -> Iterator[av.Vi
         yield from _filtered(graph, None)
 
 
-def _graph(frame: av.VideoFrame, interlaced: bool, cut: str | None) -> Graph:
+def _graph(frame: av.VideoFrame, interlaced: bool, crop_args: str | None) -> Graph:
     graph = Graph()
     nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)]
     if interlaced:
         nodes.append(graph.add("bwdif", "mode=send_frame:deint=interlaced"))
-    if cut:
-        nodes.append(graph.add("crop", cut))
+    if crop_args:
+        nodes.append(graph.add("crop", crop_args))
     graph.link_nodes(*nodes, graph.add("buffersink")).configure()
     return graph
 

@@ -15,7 +15,7 @@ from threading import Condition
 from icf_avs.media.frame import DecodedFrame
 from icf_avs.media.video_reader import MediaInfo, video_frames
 
-_MOST = 200_000_000  # bytes; if the frames of a clip take more, the video is decoded twice instead
+_MAX_SHARED_BYTES = 200_000_000  # bytes; if the frames of a clip take more, the video is decoded twice instead
 
 
 Frames = Iterator[tuple[float, DecodedFrame]]
@@ -38,7 +38,7 @@ class FrameTee:
         self._source = video_frames(self._info)
         first = next(self._source)
         count = math.ceil(self._seconds * self._info.frame_rate) + 1
-        self._shared = count * sum(plane.buffer_size for plane in first[1].frame.planes) <= _MOST
+        self._shared = count * sum(plane.buffer_size for plane in first[1].frame.planes) <= _MAX_SHARED_BYTES
         if self._shared:
             self._frames = chain([first], self._source)
         else:
@@ -53,7 +53,7 @@ class FrameTee:
     def ahead(self) -> Iterator[Frames]:
         """Iterate over all frames as they are decoded. After this context ends, `behind` decodes the rest itself."""
         try:
-            yield self._passed_on() if self._shared else video_frames(self._info)
+            yield self._produce() if self._shared else video_frames(self._info)
         finally:
             with self._changed:
                 self._ahead_is_done = True
@@ -63,7 +63,7 @@ class FrameTee:
     def behind(self) -> Iterator[Frames]:
         """Iterate over all frames, after `ahead` has read them. After this context ends, no frames are queued."""
         try:
-            yield self._taken() if self._shared else video_frames(self._info)
+            yield self._consume() if self._shared else video_frames(self._info)
         finally:
             with self._changed:
                 self._behind_is_done = True
@@ -77,7 +77,7 @@ class FrameTee:
         with self._changed:
             self._changed.wait_for(lambda: self._behind_is_done or not self._queue or self._queue[0][0] >= seconds)
 
-    def _passed_on(self) -> Frames:
+    def _produce(self) -> Frames:
         for frame in self._frames:
             with self._changed:
                 if not self._behind_is_done:
@@ -85,7 +85,7 @@ class FrameTee:
                     self._changed.notify_all()
             yield frame
 
-    def _taken(self) -> Frames:
+    def _consume(self) -> Frames:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._ahead_is_done)

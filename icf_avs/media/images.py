@@ -24,9 +24,9 @@ def thumbnail(rgb: np.ndarray, longest: int, pixel_aspect: Fraction) -> Image.Im
     image = Image.fromarray(rgb)
     if pixel_aspect != 1:
         height, width = rgb.shape[:2]
-        shown = max(1, pixel_aspect) * width, max(1, 1 / pixel_aspect) * height
-        scale = min(1, Fraction(longest) / max(shown))
-        image = image.resize([max(1, round(scale * side)) for side in shown], Image.Resampling.BICUBIC)
+        display_size = max(1, pixel_aspect) * width, max(1, 1 / pixel_aspect) * height
+        scale = min(1, Fraction(longest) / max(display_size))
+        image = image.resize([max(1, round(scale * side)) for side in display_size], Image.Resampling.BICUBIC)
     image.thumbnail((longest, longest))
     return image
 
@@ -35,8 +35,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB: EXIF orientation applied, alpha on black, 16-bit grey scaled (Pillow would clip at 255)."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.float32)
-        image = Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
+        grey = np.asarray(image).astype(np.float32)
+        image = Image.fromarray((grey / 257).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
     return image.convert("RGB")

@@ -18,7 +18,7 @@ from icf_avs.media.arrays import AVChunk
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import MediaInfo, to_rgb, video_frames
 
-_WAITING = 32  # capacity of the queue in chunks; when it is full, a device drops frames
+_QUEUE_CHUNKS = 32  # capacity of the queue in chunks; when it is full, a device drops frames
 
 
 def played(info: MediaInfo, rate: int) -> Iterator[AVChunk]:
@@ -27,11 +27,11 @@ def played(info: MediaInfo, rate: int) -> Iterator[AVChunk]:
     """
     windows, reformatter, end = AudioWindows(info, rate), VideoReformatter(), 0
     frames = chain(video_frames(info), [(info.duration, None)])
-    began = time.monotonic()
-    for (shown, frame), (until, _) in pairwise(frames):
-        image, (begin, end) = partial(to_rgb, info, frame, reformatter), (end, round(until * rate))
-        chunk = AVChunk(image, windows.read(begin, end - begin), shown)
-        time.sleep(max(0.0, began + until - time.monotonic()))
+    start_time = time.monotonic()
+    for (time_shown, frame), (next_time, _) in pairwise(frames):
+        image, (begin, end) = partial(to_rgb, info, frame, reformatter), (end, round(next_time * rate))
+        chunk = AVChunk(image, windows.read(begin, end - begin), time_shown)
+        time.sleep(max(0.0, start_time + next_time - time.monotonic()))
         yield chunk
     yield AVChunk(None, windows.read(end, rate), info.duration)
 
@@ -57,20 +57,20 @@ def captured(device: str, rate: int) -> Iterator[AVChunk]:
 
 def read_ahead(sources: Sequence[Iterator[AVChunk]]) -> Iterator[AVChunk]:
     """Merge the chunks of all sources in order of arrival; each source is read in a separate thread."""
-    waiting: Queue[AVChunk | BaseException | None] = Queue(_WAITING)
+    queue: Queue[AVChunk | BaseException | None] = Queue(_QUEUE_CHUNKS)
 
     def read(source: Iterator[AVChunk]) -> None:
         try:
             for chunk in source:
-                waiting.put(chunk)
-            waiting.put(None)
+                queue.put(chunk)
+            queue.put(None)
         except BaseException as error:  # re-raised by the consumer
-            waiting.put(error)
+            queue.put(error)
 
     for source in sources:
         Thread(target=read, args=(source,), daemon=True).start()
     for _ in sources:
-        while (chunk := waiting.get()) is not None:
+        while (chunk := queue.get()) is not None:
             if isinstance(chunk, BaseException):
                 raise chunk
             yield chunk

@@ -19,18 +19,18 @@ from typing import Any
 
 import av
 
-_BACK = 0.1  # seconds; a key frame's time stamp that goes back further starts a new run, less is rounding
-_TOGETHER = 10.0  # seconds; largest distance between the starts of video and audio of one recording
-_OVERLAP = 0.25  # seconds of audio that may be lost between two recordings so that their frames are contiguous
-_LAST = 3  # packets at the end of a run that a parser may wrongly flag as damaged
-_REORDERED = 60  # seconds between decoding and presentation; more is a damaged time stamp
+_MAX_STEP_BACK = 0.1  # seconds; a key frame's time stamp that goes back further starts a new run, less is rounding
+_MAX_START_DISTANCE = 10.0  # seconds; largest distance between the starts of video and audio of one recording
+_MAX_LOST_AUDIO = 0.25  # seconds of audio that may be lost between two recordings so that their frames are contiguous
+_NUM_LAST_PACKETS = 3  # packets at the end of a run that a parser may wrongly flag as damaged
+_MAX_REORDERING = 60  # seconds between decoding and presentation; more is a damaged time stamp
 
 
 @dataclass(frozen=True)
 class Clock:
     """Shifts of the time stamps of each stream, which make them continuous."""
 
-    moves: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)  # (from packet number, seconds), ...
+    shifts: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)  # (from packet number, seconds), ...
     jumps: tuple[float, ...] = ()  # seconds of the continuous clock at which time stamps restart or jump
     counts: dict[int, int] = field(default_factory=dict)  # packets of each stream at the scan (the file may grow)
 
@@ -45,9 +45,9 @@ class Clock:
                 if number >= self.counts.get(index, math.inf):
                     continue
                 stamps = packet.pts, packet.dts
-                if None not in stamps and abs(packet.pts - packet.dts) * packet.time_base > _REORDERED:
+                if None not in stamps and abs(packet.pts - packet.dts) * packet.time_base > _MAX_REORDERING:
                     packet.pts = packet.dts
-                seconds = next((move for first, move in reversed(self.moves.get(index, ())) if number >= first), 0.0)
+                seconds = next((shift for first, shift in reversed(self.shifts.get(index, ())) if number >= first), 0.0)
                 if ticks := round(seconds / packet.time_base):
                     packet.pts = None if packet.pts is None else packet.pts + ticks
                     packet.dts = None if packet.dts is None else packet.dts + ticks
@@ -60,19 +60,19 @@ class Run:
 
     stream: int
     first: int  # number of its first packet in the stream
-    at: float  # first time stamp
-    now: float  # latest time stamp
+    first_stamp: float  # first time stamp
+    last_stamp: float  # latest time stamp
     jump: float = 0.0  # first time stamp minus the latest of the previous run
     begin: float = math.inf  # presentation interval
     end: float = -math.inf
     latest: float = -math.inf  # latest start of a packet
     shortest: float = math.inf  # shortest duration of a packet
-    mate: Run | None = None  # simultaneous run of the other stream
-    moved: float = 0.0  # shift in seconds, once placed
+    paired_run: Run | None = None  # simultaneous run of the other stream
+    shift: float = 0.0  # shift in seconds, once placed
 
     @property
     def beginning(self) -> float:
-        return self.at if self.begin == math.inf else self.begin
+        return self.first_stamp if self.begin == math.inf else self.begin
 
     def show(self, begin: float, length: float) -> None:
         """Extend the presentation interval by that of a packet."""
@@ -101,32 +101,38 @@ class Runs:
         run = self._current.get(index)
         other = next((other for stream, other in self._current.items() if stream != index), None)
         if run is None or self._jumps(run, other, packet, stamp):
-            before, run = run, Run(index, number, stamp, stamp)
-            if before is not None:
-                run.jump = stamp - before.now
-                if before.latest > -math.inf and before.shortest < math.inf:
-                    before.end = before.latest + before.shortest  # a gap may be stored as a duration
-            if other is not None and other.mate is None and (before is None or abs(stamp - other.at) <= _TOGETHER):
-                run.mate, other.mate = other, run
+            previous, run = run, Run(index, number, stamp, stamp)
+            if previous is not None:
+                run.jump = stamp - previous.last_stamp
+                if previous.latest > -math.inf and previous.shortest < math.inf:
+                    previous.end = previous.latest + previous.shortest  # a gap may be stored as a duration
+            if (
+                other is not None
+                and other.paired_run is None
+                and (previous is None or abs(stamp - other.first_stamp) <= _MAX_START_DISTANCE)
+            ):
+                run.paired_run, other.paired_run = other, run
             self._all.append(run)
             self._current[index] = run
-        run.now = max(run.now, stamp)
+        run.last_stamp = max(run.last_stamp, stamp)
         return run
 
     def ends_at(self, stream: int, number: int) -> bool:
         """True if a packet of a stream (numbered from 1) is among the last of a run that is followed by another."""
-        return any(run.stream == stream and 0 <= run.first - number < _LAST for run in self._all if run.first)
+        return any(
+            run.stream == stream and 0 <= run.first - number < _NUM_LAST_PACKETS for run in self._all if run.first
+        )
 
     def _jumps(self, run: Run, other: Run | None, packet: av.Packet, stamp: float) -> bool:
-        forward = stamp - run.now
-        if -forward > (_BACK if packet.is_keyframe else 1 + 16 * self._frame_length):
+        forward = stamp - run.last_stamp
+        if -forward > (_MAX_STEP_BACK if packet.is_keyframe else 1 + 16 * self._frame_length):
             return True
-        if forward > self._gap and (other is None or stamp - other.now > self._gap):
+        if forward > self._gap and (other is None or stamp - other.last_stamp > self._gap):
             return True
         # Only the other stream has jumped so far: is this stamp closer to that stream after its jump than before?
-        if other is None or other.mate is not None or abs(other.jump) < 1 or forward < _OVERLAP:
+        if other is None or other.paired_run is not None or abs(other.jump) < 1 or forward < _MAX_LOST_AUDIO:
             return False
-        return abs(stamp - other.now) < abs(stamp - (other.now - other.jump))
+        return abs(stamp - other.last_stamp) < abs(stamp - (other.last_stamp - other.jump))
 
     def clock(self, video: int) -> tuple[Clock, dict[int, float]]:
         """Place the recordings one after the other: their frames are contiguous, or their audio where it lasts longer.
@@ -139,35 +145,35 @@ class Runs:
         for run in self._all:
             if run in placed:
                 continue
-            group = [run] if run.mate is None else [run, run.mate]
+            group = [run] if run.paired_run is None else [run, run.paired_run]
             placed.update(group)
-            needed = {one.stream: ends[one.stream] - one.beginning for one in group if one.stream in ends}
-            latest = max(needed.values(), default=0.0)
-            moved = needed.get(video, latest)
-            if latest > moved + _OVERLAP:
-                moved = latest
+            needed_shifts = {each.stream: ends[each.stream] - each.beginning for each in group if each.stream in ends}
+            latest = max(needed_shifts.values(), default=0.0)
+            shift = needed_shifts.get(video, latest)
+            if latest > shift + _MAX_LOST_AUDIO:
+                shift = latest
             if len(group) == 1 and run.stream in ends:
-                moved = self._alone(run, moved)
-            for one in group:
-                one.moved = moved
-                ends[one.stream] = max(ends.get(one.stream, -math.inf), max(one.end, one.beginning) + moved)
-            if any(one.first for one in group):
-                jumps.append(min(one.beginning for one in group) + moved)
-        moves = {
-            stream: tuple((run.first, run.moved) for run in self._all if run.stream == stream)
-            for stream in {run.stream for run in self._all if run.moved}
+                shift = self._shift_of_single_run(run, shift)
+            for member in group:
+                member.shift = shift
+                ends[member.stream] = max(ends.get(member.stream, -math.inf), max(member.end, member.beginning) + shift)
+            if any(member.first for member in group):
+                jumps.append(min(member.beginning for member in group) + shift)
+        shifts = {
+            stream: tuple((run.first, run.shift) for run in self._all if run.stream == stream)
+            for stream in {run.stream for run in self._all if run.shift}
         }
-        return Clock(moves, tuple(jumps), dict(self.counts)), ends
+        return Clock(shifts, tuple(jumps), dict(self.counts)), ends
 
-    def _alone(self, run: Run, moved: float) -> float:
-        """Return the shift of a run without a mate: that of an earlier run of the stream if it fits, else `moved`."""
-        earlier = [one.moved for one in self._all if one.stream == run.stream and one.first < run.first]
+    def _shift_of_single_run(self, run: Run, default: float) -> float:
+        """Return the shift of an unpaired run: that of an earlier run of the stream if it fits, else `default`."""
+        earlier = [other.shift for other in self._all if other.stream == run.stream and other.first < run.first]
         if abs(run.jump) < 1:
             return earlier[-1]
-        return next((one for one in reversed(earlier) if abs(one - moved) < 0.5), moved)
+        return next((shift for shift in reversed(earlier) if abs(shift - default) < 0.5), default)
 
 
-MOST_DAMAGED = 0.5  # share of damaged video or audio packets above which a file is rejected
+MAX_DAMAGED_SHARE = 0.5  # share of damaged video or audio packets above which a file is rejected
 
 
 class TooDamaged(Exception):
@@ -198,7 +204,7 @@ class Repaired:
         if kind == "video":
             lost, count = self.damaged_video, self.num_video_packets
         lost.add(number)
-        if len(lost) > MOST_DAMAGED * count:
+        if len(lost) > MAX_DAMAGED_SHARE * count:
             raise TooDamaged("video" if kind == "video" else "sound")
 
     def restore(self, seconds: float) -> None:
@@ -212,13 +218,13 @@ class Repaired:
 
     def document(self) -> dict[str, Any]:
         """Return the repairs for segmentation.json, without empty entries."""
-        return {name: value for name, value, _ in self._found()}
+        return {name: value for name, value, _ in self._rows()}
 
     def lines(self) -> list[str]:
         """Return the repairs as lines of text."""
-        return [line for _, _, line in self._found()]
+        return [line for _, _, line in self._rows()]
 
-    def _found(self) -> list[tuple[str, Any, str]]:
+    def _rows(self) -> list[tuple[str, Any, str]]:
         video, audio, jumps = len(self.damaged_video), len(self.damaged_audio), [round(at, 3) for at in self.jumps]
         places = ", ".join(f"{second:.2f}" for second in self.jumps[:5]) + (", ..." if self.jumps[5:] else "")
         rows: list[tuple[str, Any, str]] = [

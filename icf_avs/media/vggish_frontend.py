@@ -47,8 +47,8 @@ def log_mel(waveform: Tensor) -> Tensor:
     if waveform.shape[-1] < FRAME:
         raise ValueError(f"{waveform.shape[-1]} samples are less than one spectrogram frame ({FRAME})")
     waves = waveform.reshape(-1, waveform.shape[-1])
-    at_once = max(1, _BLOCK // waveform.shape[-1]) if waveform.device.type == "cpu" else max(1, len(waves))
-    mel = torch.cat([_log_mel(some) for some in waves.split(at_once)])
+    batch_size = max(1, _BLOCK // waveform.shape[-1]) if waveform.device.type == "cpu" else max(1, len(waves))
+    mel = torch.cat([_log_mel(batch) for batch in waves.split(batch_size)])
     return mel.reshape(*waveform.shape[:-1], *mel.shape[1:])
 
 

@@ -26,8 +26,8 @@ from icf_avs.media.frame_filters import Crop, container_crop, filter_frames
 from icf_avs.media.packets import Scan, check_size, check_whole, decode_frames, unread_bytes
 from icf_avs.media.repairs import Clock, Repaired, TooDamaged
 
-_LONGEST = 24  # hours; longest video
-_TAIL = 0.25  # seconds of audio after the last frame that are ignored: rounding by encoders
+_MAX_HOURS = 24  # hours; longest video
+_MAX_AUDIO_TAIL = 0.25  # seconds of audio after the last frame that are ignored: rounding by encoders
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,12 @@ def select_streams(
         return video, audio if audio in playable else None
     if 1 <= audio_track <= len(tracks) and tracks[audio_track - 1] in playable:
         return video, tracks[audio_track - 1]
-    what = "cannot be decoded" if 1 <= audio_track <= len(tracks) else "is not there"
-    there = ", ".join(f"{n} ({_described(track)})" for n, track in enumerate(tracks, 1) if track in playable)
-    raise UserError(f"{path}: audio track {audio_track} {what}; choose from {there or 'another file'}")
+    problem = "cannot be decoded" if 1 <= audio_track <= len(tracks) else "is not there"
+    available = ", ".join(f"{n} ({_describe_track(track)})" for n, track in enumerate(tracks, 1) if track in playable)
+    raise UserError(f"{path}: audio track {audio_track} {problem}; choose from {available or 'another file'}")
 
 
-def _described(track: av.audio.stream.AudioStream) -> str:
+def _describe_track(track: av.audio.stream.AudioStream) -> str:
     context = track.codec_context
     words = context.codec.name, context.layout.name, track.metadata.get("language", ""), track.metadata.get("title", "")
     return ", ".join(word[:40] for word in words if word)
@@ -157,29 +157,31 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
     path = Path(path)
     _check_readable(path)
     size = path.stat().st_size
-    parts, others = joined_parts(path, size)
-    left = sum(_left_over(path, part, others, audio_track) for part in parts) if len(parts) > 1 else 0
+    parts, unused_offsets = joined_parts(path, size)
+    unread = (
+        sum(_unread_bytes_of_part(path, part, unused_offsets, audio_track) for part in parts) if len(parts) > 1 else 0
+    )
     with open_media(path, parts) as container:
         video, audio = select_streams(container, path, audio_track)
         scan = Scan(container, video, audio, path)
         if len(parts) == 1:
             check_whole(container, scan, path)
-            left = unread_bytes(container, scan, size, others)
+            unread = unread_bytes(container, scan, size, unused_offsets)
         clock, ends = scan.runs.clock(video.index)
         start = scan.start
         if start is None:  # a raw stream: no time stamps, only a nominal rate
-            start, last = 0.0, scan.num_frames * scan.frame_length
+            start, frames_end = 0.0, scan.num_frames * scan.frame_length
         else:
-            last = max(ends[video.index], start + 0.001)
-        end = last
+            frames_end = max(ends[video.index], start + 0.001)
+        end = frames_end
         if not scan.num_audio_packets:
             audio = None
-        elif ends.get(audio.index, last) > last + (_TAIL if scan.num_frames > 1 else 0):
+        elif ends.get(audio.index, frames_end) > frames_end + (_MAX_AUDIO_TAIL if scan.num_frames > 1 else 0):
             end = ends[audio.index]  # the last frame is shown until the audio ends
-        if end - start > _LONGEST * 3600:
+        if end - start > _MAX_HOURS * 3600:
             raise UserError(
                 f"{path}: lasts {(end - start) / 3600:.0f} hours by its time stamps; cut it into parts of at most "
-                f"{_LONGEST} hours, or re-encode it"
+                f"{_MAX_HOURS} hours, or re-encode it"
             )
         orientation, crop = Orientation.of(scan.first_frame), container_crop(video)
         width, height, aspect = (
@@ -193,7 +195,7 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             width, height, aspect = height, width, 1 / aspect
         return MediaInfo(
             path=path, duration=end - start, width=width, height=height,
-            frame_rate=scan.num_frames / ((last if scan.num_frames > 1 else end) - start),
+            frame_rate=scan.num_frames / ((frames_end if scan.num_frames > 1 else end) - start),
             has_audio=audio is not None,
             audio_track=container.streams.audio.index(audio) + 1 if audio else 0,
             audio_rate=audio.rate if audio else 0,
@@ -203,19 +205,23 @@ def probe(path: str | Path, audio_track: int | None = None) -> MediaInfo:
             start=start, pixel_aspect=aspect, orientation=orientation, crop=crop, parts=parts, clock=clock,
             repaired=Repaired(
                 num_video_packets=clock.counts[video.index], num_audio_packets=scan.num_audio_packets,
-                places=len(scan.damaged), parts=len(parts), unread=left, incomplete=scan.incomplete,
+                places=len(scan.damaged), parts=len(parts), unread=unread, incomplete=scan.incomplete,
                 missing=scan.missing, jumps=tuple(jump - start for jump in clock.jumps), size=size,
             ),
         )  # fmt: skip
 
 
-def _left_over(path: Path, part: tuple[int, int], others: tuple[int, ...], audio_track: int | None) -> int:
+def _unread_bytes_of_part(
+    path: Path, part: tuple[int, int], unused_offsets: tuple[int, ...], audio_track: int | None
+) -> int:
     """Number of unread bytes at the end of one part of a file. Raises UserError if the part is cut short."""
     begin, end = part
     with open_media(path, (part,)) as container:
         scan = Scan(container, *select_streams(container, path, audio_track), path)
         check_whole(container, scan, path, begin)
-        return unread_bytes(container, scan, end - begin, [other - begin for other in others if begin < other < end])
+        return unread_bytes(
+            container, scan, end - begin, [other - begin for other in unused_offsets if begin < other < end]
+        )
 
 
 def _decoded_frames(info: MediaInfo) -> Iterator[av.VideoFrame | None]:
@@ -234,10 +240,10 @@ def video_frames(info: MediaInfo) -> Iterator[tuple[float, DecodedFrame]]:
     time = None
     for frame in filter_frames(filter(None, _decoded_frames(info)), info.crop):
         if frame.time is not None:
-            shown = frame.time - info.start
+            time_shown = frame.time - info.start
         else:
-            shown = 0.0 if time is None else time + 1 / info.frame_rate
-        time = max(shown, time or 0.0)
+            time_shown = 0.0 if time is None else time + 1 / info.frame_rate
+        time = max(time_shown, time or 0.0)
         yield time, DecodedFrame.of(frame)
     if time is None:
         raise UserError(f"{info.path}: not one frame of it can be decoded; re-encode it as H.264")
@@ -257,15 +263,15 @@ def read_frames(
     info = source if isinstance(source, MediaInfo) else probe(source)
     reformatter = VideoReformatter()
     frames = video_frames(info) if decoded_frames is None else decoded_frames
-    wanted, before = iter(times), float("-inf")
-    shown = upcoming = next(frames)
+    wanted, previous_time = iter(times), float("-inf")
+    current = upcoming = next(frames)
     for time in wanted:
-        if time < before:
-            raise ValueError(f"times must not go back: {time} after {before}")
-        before = time
+        if time < previous_time:
+            raise ValueError(f"times must not go back: {time} after {previous_time}")
+        previous_time = time
         while upcoming is not None and upcoming[0] <= time + 1e-6:
-            shown, upcoming = upcoming, next(frames, None)
-        yield time, to_rgb(info, shown[1], reformatter)
+            current, upcoming = upcoming, next(frames, None)
+        yield time, to_rgb(info, current[1], reformatter)
 
 
 def to_rgb(info: MediaInfo, frame: DecodedFrame, reformatter: VideoReformatter) -> np.ndarray:

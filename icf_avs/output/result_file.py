@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from icf_avs.config_dict import check_settings
 from icf_avs.errors import UserError
 from icf_avs.mask_rle import check_run_lengths
-from icf_avs.media.packets import MOST_PIXELS
+from icf_avs.media.packets import MAX_PIXELS
 from icf_avs.output.class_overlay import palette
 from icf_avs.provenance import Source
 from icf_avs.results import ClassMask, FrameMask, Segmentation
@@ -122,7 +122,7 @@ def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
     width, height = facts["width"], facts["height"]
     if not all(type(side) is int and side > 0 for side in (width, height)):
         raise ValueError("its frames have no size")
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ValueError(f"its frames are {width} x {height}, larger than 8K")
     file, duration, rate = _text(facts["file"]), _number(facts["duration"]), _number(facts["fps"])
     video = SavedVideo(Path(file), duration, width, height, rate, dict(document.get("source", {})))

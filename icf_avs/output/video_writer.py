@@ -73,7 +73,7 @@ def write_video(
             drawn = _drawn(image, reformatter, info, overlay, encoder)
             if not encoder.is_open:
                 encoder.colorspace, encoder.color_range = drawn.colorspace, drawn.color_range
-                encoder.color_trc, encoder.color_primaries = image.shown_as
+                encoder.color_trc, encoder.color_primaries = image.output_colour_tags
             drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
             drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
             container.mux(video.encode(drawn))
