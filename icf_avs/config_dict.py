@@ -94,7 +94,8 @@ def _value(wanted: Any, value: Any) -> Any:
 
 
 # Upper bounds of numbers in configuration and clip specification. The size of tensors is bounded by the shapes in the
-# file (`fitted` in checkpoint/serialization.py); these bound the number of modules and the memory of one prediction.
+# file (`convert_dtypes` in checkpoint/serialization.py); these bound the number of modules and the memory of one
+# prediction.
 _MOST = {"dim": 8_192, "pixel_dim": 8_192, "heads": 1_024, "layers": 64, "windows": 64, "frames": 10_000,
          "image_size": 4_096}  # fmt: skip
 _MOST_ELSE, _MOST_NAMES, _LONGEST_NAME = 1_000_000, 20_000, 1_000

@@ -17,18 +17,18 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
 
 def encode_empty(height: int, width: int) -> dict[str, Any]:
     """Encode an empty mask [height, width]."""
-    return {"size": [height, width], "counts": _nothing(height, width)}
+    return {"size": [height, width], "counts": _empty_counts(height, width)}
 
 
 def decode(run_lengths: dict[str, Any]) -> np.ndarray:
     """Decode what `encode` returned to a mask, bool [H, W]."""
-    if run_lengths["counts"] == _nothing(*run_lengths["size"]):
+    if run_lengths["counts"] == _empty_counts(*run_lengths["size"]):
         return np.zeros(run_lengths["size"], bool)
     return coco_mask.decode(run_lengths).astype(bool)
 
 
 @lru_cache(maxsize=4)
-def _nothing(height: int, width: int) -> str:
+def _empty_counts(height: int, width: int) -> str:
     """Counts of an empty mask, cached: a video has many of them."""
     return encode(np.zeros((height, width), bool))["counts"]
 

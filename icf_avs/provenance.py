@@ -33,18 +33,18 @@ class Source:
     path: Path
 
     @cached_property
-    def place(self) -> str:
+    def real_path(self) -> str:
         return os.path.realpath(self.path)
 
     @cached_property
     def content(self) -> dict[str, Any]:
         return {"bytes": self.path.stat().st_size, "sha256": sha256_of(self.path)}
 
-    def is_that_of(self, recorded: dict[str, Any]) -> bool:
-        """True if a recorded result is of this video: `recorded` has the same path (`place` as "path"), even if the
+    def matches(self, recorded: dict[str, Any]) -> bool:
+        """True if a recorded result is of this video: `recorded` has the same path (`real_path` as "path"), even if the
         file has changed since, or the same `content`. Raises OSError if the file cannot be read.
         """
-        if recorded.get("path") == self.place:
+        if recorded.get("path") == self.real_path:
             return True
         return recorded["bytes"] == self.path.stat().st_size and recorded["sha256"] == self.content["sha256"]
 

@@ -28,7 +28,7 @@ MET = "counterfactual.met"  # bool
 
 @lru_cache
 def shipped(source: Path) -> SegmentationModel:
-    return load_checkpoint(source, bare=True)
+    return load_checkpoint(source, without_frozen_weights=True)
 
 
 def changed(source: Path, path: Path, change: Callable[[str, Tensor], Tensor]) -> Path:
@@ -70,7 +70,9 @@ def test_weights_of_another_precision_answer_as_float32(dtype: torch.dtype, tmp_
     ids=["float16", "bfloat16", "some", "all float16", "all float64", "integers int64", "flags uint8"],
 )
 def test_every_tensor_has_the_type_of_the_model(change: Callable[[str, Tensor], Tensor], tmp_path: Path) -> None:
-    found = load_checkpoint(changed(NATURAL, tmp_path / "other.safetensors", change), bare=True).state_dict()
+    found = load_checkpoint(
+        changed(NATURAL, tmp_path / "other.safetensors", change), without_frozen_weights=True
+    ).state_dict()
     for name, value in shipped(NATURAL).state_dict().items():
         assert found[name].dtype == value.dtype, name
         if not value.is_floating_point():
@@ -96,5 +98,5 @@ def test_one_line_for_what_cannot_be_meant(name: str, change: Callable[[Tensor],
     (current,) = (key.rpartition(".")[2] for key in current_keys({name: torch.zeros(0)}))
     path = changed(NATURAL, tmp_path / "bad.safetensors", lambda key, value: change(value) if key == name else value)
     with pytest.raises(UserError, match=f"bad.safetensors: damaged checkpoint .*{current}") as caught:
-        load_checkpoint(path, bare=True)
+        load_checkpoint(path, without_frozen_weights=True)
     assert "\n" not in str(caught.value)

@@ -81,7 +81,7 @@ def stamps() -> SegmentationModel:
 def natural() -> SegmentationModel:
     """Its frozen encoders are random: they hear and see something everywhere."""
     torch.manual_seed(0)
-    return small(load_checkpoint(find_checkpoint("natural")[0], bare=True))
+    return small(load_checkpoint(find_checkpoint("natural")[0], without_frozen_weights=True))
 
 
 @lru_cache

@@ -31,7 +31,7 @@ from icf_avs.media.images import resize_frames
 from icf_avs.networks.base import Network
 from icf_avs.networks.open_vocabulary_parts.segmenter_prior import fuse_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.output.text_summary import MOST, clock, tag_lines
+from icf_avs.output.text_summary import MAX_LINES, clock, tag_lines
 from icf_avs.synthetic.catalog import load_open_vocab_stamps
 from icf_avs.synthetic.open_vocab_sampler import DEFAULT
 from icf_avs.synthetic.scene_features import SceneSet, open_vocab_features
@@ -272,7 +272,7 @@ def test_stretches_of_the_same_words_are_one_line():
     assert [line[11:] for line in tag_lines(unnamed)] == ["nothing", "a sound without a name", "dog 0.40"]
     many = [_Frame(second, dog if second % 2 else ()) for second in range(100)]
     lines = list(tag_lines(many))
-    assert len(lines) == MOST + 1 and str(100 - MOST) in lines[-1]
+    assert len(lines) == MAX_LINES + 1 and str(100 - MAX_LINES) in lines[-1]
 
 
 def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, capsys):

@@ -51,7 +51,7 @@ def test_the_numbers_of_separate_steps(name: str, kind: str) -> None:
         found = fused_conv(layer, x, relu6=kind == "clipped", residual=plus)
         torch.testing.assert_close(found, steps(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
         assert torch.equal(x, before)
-    assert len(onednn_layers._cached.get(layer, {})) == (onednn_layers._MOST if CAPABLE else 0)  # of three shapes
+    assert len(onednn_layers._cached.get(layer, {})) == (onednn_layers._MAX_CACHED if CAPABLE else 0)  # of three shapes
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.convert import convert, object_ids
 from icf_avs.output.instance_tracking import find_tracks
 from icf_avs.output.result_file import read_segmentation
-from icf_avs.output.subtitles import BREAK, COMES, GOES, SHORTEST, subtitles
+from icf_avs.output.subtitles import APPEARS_AT, BREAK, DISAPPEARS_BELOW, SHORTEST, subtitles
 from icf_avs.provenance import Source
 from icf_avs.results import FrameMask, Segmentation
 from icf_avs.types import ClipSpec, Prediction
@@ -317,7 +317,7 @@ def test_no_line_flickers(rows):
     found = subtitles(frames)
     assert all(a.end <= b.start for a, b in pairwise(found)) and all(a.start < a.end for a in found)
     for word in "abc":
-        loud = [frame.start for frame in frames if dict(frame.heard).get(word, 0) >= COMES]
+        loud = [frame.start for frame in frames if dict(frame.heard).get(word, 0) >= APPEARS_AT]
         runs = []
         for start, end, words in found:
             if word in words and runs and runs[-1][1] == start:
@@ -327,7 +327,7 @@ def test_no_line_flickers(rows):
         assert all(any(a <= time < b for a, b in runs) for time in loud)
         assert all(b - a >= SHORTEST or b == frames[-1].end for a, b in runs)
         assert all(d - a >= BREAK - SHORTEST for (a, _), (d, _) in pairwise(runs))
-        assert GOES < COMES and (loud or not runs)
+        assert DISAPPEARS_BELOW < APPEARS_AT and (loud or not runs)
 
 
 def test_subtitles_are_read_by_srt(plain, tmp_path):

@@ -8,7 +8,14 @@ from tagger_weights import published_weights
 from torch.nn import functional as F
 
 from icf_avs.encoders.efficientat import EfficientAT
-from icf_avs.encoders.tagger_encoder import RATE, THRESHOLD, TaggerEncoder, WordTagger, audio_words, load_tagger_encoder
+from icf_avs.encoders.tagger_encoder import (
+    FULL_CONFIDENCE_SCORE,
+    RATE,
+    TaggerEncoder,
+    WordTagger,
+    audio_words,
+    load_tagger_encoder,
+)
 from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.media.audio_file import read_audio
 from icf_avs.synthetic.catalog import Catalog
@@ -49,10 +56,10 @@ def test_a_mixture_by_hand(ear: TaggerEncoder) -> None:
 
 
 def test_what_is_faint_is_nothing_in_part(ear: TaggerEncoder) -> None:
-    silent, surely = ear.encode_tags(heard())[0], ear.encode_tags(heard(dog=THRESHOLD))[0]
+    silent, surely = ear.encode_tags(heard())[0], ear.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE))[0]
     torch.testing.assert_close(silent[0], ear.norm(ear.nothing))
     torch.testing.assert_close(ear.encode_tags(heard(dog=1.0))[0], surely)
-    faint = ear.encode_tags(heard(dog=THRESHOLD / 2))[0]
+    faint = ear.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE / 2))[0]
     assert F.cosine_similarity(faint, silent) > F.cosine_similarity(surely, silent)
 
 

@@ -37,7 +37,9 @@ def checkpoint_table(folder: Path) -> str:
         with safe_open(path, framework="np") as file:
             kinds = len(json.loads(file.metadata()["config"])["classes"])
         # The file also holds untrained tensors (embeddings of names, running means).
-        parameters = sum(p.numel() for p in load_checkpoint(path, bare=True).parameters() if p.requires_grad)
+        parameters = sum(
+            p.numel() for p in load_checkpoint(path, without_frozen_weights=True).parameters() if p.requires_grad
+        )
         writer.writerow((
             path.stem, recipe["command"], run.seed, kinds, parameters, f"{path.stat().st_size / 1e6:.1f}",
             *sizes, steps, recipe["minutes"],

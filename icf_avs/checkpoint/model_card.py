@@ -66,12 +66,12 @@ def _scores(digest: str, results: Path) -> str:
 def _recipe_facts(recipe: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the facts for the card, (name, value), as far as the recipe of the checkpoint contains them."""
     run, machine = (part if isinstance(part, dict) else {} for part in map(recipe.get, ("config", "hardware")))
-    found = {
+    facts = {
         "command": recipe.get("command"), "data": recipe.get("data"), "licence": recipe.get("licence"),
         "seed": run.get("seed"), "minutes": recipe.get("minutes"), "processor": machine.get("processor"),
         "gpu": machine.get("gpu"), "torch": machine.get("torch"), "revision": recipe.get("revision"),
     }  # fmt: skip
-    return [(key, str(value)) for key, value in found.items() if value is not None]
+    return [(key, str(value)) for key, value in facts.items() if value is not None]
 
 
 def scores_table(rows: list[Row]) -> str:
@@ -87,16 +87,16 @@ def scores_table(rows: list[Row]) -> str:
     digests = {(row["checkpoint"], row["digest"]) for row in rows}
     folders = {(row["test_set"], row["data"]) for row in rows}
     for (checkpoint, test_set, protocol, clips, digest, data), by_audio in groups.items():
-        name, place = _distinct(checkpoint, digest, digests), _distinct(test_set, data, folders)
+        name, set_name = _distinct(checkpoint, digest, digests), _distinct(test_set, data, folders)
         cells = [by_audio.get("true", {}).get(score, "") for score in ("miou", "f", "fpr")]
         cells += [by_audio.get(audio, {}).get(score, "") for audio in AUDIOS[1:] for score in ("miou", "fpr")]
-        lines.append((name, place, protocol, clips, *(f"{float(cell):.3f}" if cell else "-" for cell in cells)))
+        lines.append((name, set_name, protocol, clips, *(f"{float(cell):.3f}" if cell else "-" for cell in cells)))
     return markdown((*HEADINGS, *negatives), lines, left=3)
 
 
-def _distinct(name: str, more: str, known: set[tuple[str, str]]) -> str:
-    """Return the name, followed by `more` if another entry has the same name."""
-    return f"{name} ({more or 'unknown'})" if sum(other == name for other, _ in known) > 1 else name
+def _distinct(name: str, suffix: str, known: set[tuple[str, str]]) -> str:
+    """Return the name, followed by `suffix` if another entry has the same name."""
+    return f"{name} ({suffix or 'unknown'})" if sum(other == name for other, _ in known) > 1 else name
 
 
 def markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]], left: int) -> str:

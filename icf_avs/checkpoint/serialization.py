@@ -31,16 +31,24 @@ from icf_avs.types import ClipSpec
 
 FORMAT = "icf-avs/1"
 # Exceptions that Python and torch raise for invalid settings and tensors of a damaged file.
-_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
+_INVALID_FILE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    SafetensorError,
+)
 
 
 def state_dict_without_frozen(model: SegmentationModel) -> dict[str, Tensor]:
     """Return the state dict without frozen encoders."""
-    frozen = _frozen(model.config)
+    frozen = _frozen_prefixes(model.config)
     return {key: value for key, value in model.state_dict().items() if not key.startswith(frozen)}
 
 
-def _frozen(config: ModelConfig) -> tuple[str, ...]:
+def _frozen_prefixes(config: ModelConfig) -> tuple[str, ...]:
     audio = ("network.audio.vggish.", "network.audio.heard.")
     return audio if config.train_visual else (*audio, "network.visual.")
 
@@ -80,19 +88,19 @@ def read_config(path: Path) -> ModelConfig:
         config = from_dict(ModelConfig, json.loads(metadata["config"]))
         check_settings(config)
         return config
-    except _UNFIT as error:
-        raise _damaged(path, error) from error
+    except _INVALID_FILE_ERRORS as error:
+        raise _damaged_error(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _damaged_error(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: damaged checkpoint ({str(error).partition(chr(10))[0]}); get it again")
 
 
-def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -> SegmentationModel:
+def load_checkpoint(path: Path, without_frozen_weights: bool = False, tagger: str | None = None) -> SegmentationModel:
     """Build the model that a checkpoint describes and load its weights.
 
-    bare    do not load the weights of frozen encoders, e.g. for counting parameters
-    tagger  audio tagger of encoders/tagger_encoder.TAGGERS that replaces that of the checkpoint
+    without_frozen_weights  do not load the weights of frozen encoders, e.g. for counting parameters
+    tagger                  audio tagger of encoders/tagger_encoder.TAGGERS that replaces that of the checkpoint
 
     Raises UserError if the file is missing, damaged, of another version or not a checkpoint of icf-avs, and if `tagger`
     is unknown or the checkpoint has no tagger.
@@ -109,12 +117,14 @@ def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -
             state = current_keys({key: file.get_tensor(key) for key in file.keys()})
         names = state.get("network.implicit_text.vocabulary.names", state.get("network.audio.names"))
         names = torch.zeros(len(config.classes), 1) if names is None else names.float()
-        visual = build_visual(config.visual, random=bare or config.train_visual, frozen=not config.train_visual)
-        audio = build_model_audio(config, names, bare) if config.audio != "log-mel" else None
+        visual = build_visual(
+            config.visual, random=without_frozen_weights or config.train_visual, frozen=not config.train_visual
+        )
+        audio = build_model_audio(config, names, without_frozen_weights) if config.audio != "log-mel" else None
         with torch.device("meta"):  # a configuration may claim any size: check shapes first
             expected = build_model(config, spec, visual, names, audio).state_dict()
-        state = fitted(state, expected)
-        missing = [key for key in expected.keys() - state.keys() if not key.startswith(_frozen(config))]
+        state = convert_dtypes(state, expected)
+        missing = [key for key in expected.keys() - state.keys() if not key.startswith(_frozen_prefixes(config))]
         unexpected = state.keys() - expected.keys()
         if not missing and not unexpected:
             model = build_model(config, spec, visual, names, audio)
@@ -124,8 +134,8 @@ def load_checkpoint(path: Path, bare: bool = False, tagger: str | None = None) -
             raise
         advice = "or take --checkpoint stamps, which needs none but knows composed scenes alone"
         raise MissingWeights(f"{error}; {advice}") from error
-    except _UNFIT as error:
-        raise _damaged(path, error) from error
+    except _INVALID_FILE_ERRORS as error:
+        raise _damaged_error(path, error) from error
     if missing or unexpected:
         raise UserError(
             f"{path}: its weights do not fit this version of icf-avs "
@@ -141,44 +151,44 @@ def _metadata(path: Path) -> dict[str, str]:
         hint = did_you_mean(str(path), SHIPPED)
         raise UserError(f"{path}: no such checkpoint{hint} give a .safetensors file, or {' or '.join(SHIPPED)}")
     if path.suffix in PICKLES:
-        told = "a pickle can run any code when it is opened, and is refused; give a .safetensors file"
-        raise UserError(f"{path}: {told}")
+        reason = "a pickle can run any code when it is opened, and is refused; give a .safetensors file"
+        raise UserError(f"{path}: {reason}")
     try:
         check_length(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file ({error}); checkpoints end in .safetensors") from error
-    found = metadata.get("format")
-    if found != FORMAT:
-        kind = f"a checkpoint of another version ({found})" if found else "not a checkpoint of icf-avs"
+    file_format = metadata.get("format")
+    if file_format != FORMAT:
+        kind = f"a checkpoint of another version ({file_format})" if file_format else "not a checkpoint of icf-avs"
         raise UserError(f"{path}: {kind}, this version reads {FORMAT}; train it anew with `icf train`")
     return metadata
 
 
-def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_dtypes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the tensors of a file to the types of the model, whatever precision they were saved in.
 
     Raises ValueError unless all common tensors have equal shapes, are finite, and keep their meaning in the conversion:
     weights may have any precision, but integers must be preserved exactly. `expected` may be on the meta device.
     """
-    found = dict(state)
+    converted = dict(state)
     for name in sorted(state.keys() & expected.keys()):
         value, target = state[name], expected[name]
         if value.shape != target.shape:
             raise ValueError(f"{name[:80]} is {[*value.shape]}, by its configuration {[*target.shape]}")
-        if not _means(value, target.dtype):
+        if not _is_lossless(value, target.dtype):
             raise ValueError(f"{name[:80]} is of {value.dtype}, not {target.dtype}, and cannot be told from it")
-        found[name] = value.to(target.dtype)
-        if not found[name].isfinite().all():
+        converted[name] = value.to(target.dtype)
+        if not converted[name].isfinite().all():
             raise ValueError(f"{name[:80]} is not all finite")
-    return found
+    return converted
 
 
-def _means(value: Tensor, expected: torch.dtype) -> bool:
+def _is_lossless(value: Tensor, expected: torch.dtype) -> bool:
     """True if conversion to a type keeps the meaning. Integers must be exact, and the source type able to hold them."""
     if expected.is_floating_point or value.is_complex():
         return value.is_floating_point()
-    most = 2 / torch.finfo(value.dtype).eps if value.is_floating_point() else math.inf
-    whole = value.double()
-    return whole.equal(value.to(expected).double()) and bool((whole.abs() <= most).all())
+    max_exact = 2 / torch.finfo(value.dtype).eps if value.is_floating_point() else math.inf
+    exact_value = value.double()
+    return exact_value.equal(value.to(expected).double()) and bool((exact_value.abs() <= max_exact).all())

@@ -31,10 +31,10 @@ def check_files(where: str, names: Iterable[str]) -> None:
         return
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
-        told = f"{pickles[0]} is a pickle, which can run any code when it is opened, and is refused; ask for {FILE}"
-        raise UserError(f"{where}: {told} (`save_pretrained` writes it)")
-    told = f"has no {FILE}, so it is not a model of icf-avs; name another, or a .safetensors file in it"
-    raise UserError(f"{where}: {told}")
+        reason = f"{pickles[0]} is a pickle, which can run any code when it is opened, and is refused; ask for {FILE}"
+        raise UserError(f"{where}: {reason} (`save_pretrained` writes it)")
+    reason = f"has no {FILE}, so it is not a model of icf-avs; name another, or a .safetensors file in it"
+    raise UserError(f"{where}: {reason}")
 
 
 SHIPPED = ("natural", "stamps")
@@ -50,9 +50,9 @@ def find_checkpoint(checkpoint: str | None) -> tuple[Path, str]:
     exists and is valid is checked when it is loaded.
     """
     name = str(checkpoint or DEFAULT)
-    path, found = Path(name), shipped(name)
-    if found.is_file():
-        return found, found.stem
+    path, shipped_path = Path(name), shipped(name)
+    if shipped_path.is_file():
+        return shipped_path, shipped_path.stem
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if files and path / FILE not in files:
@@ -76,9 +76,9 @@ def download(repo: str) -> Path:
     try:
         from huggingface_hub import HfApi, errors, hf_hub_download
     except ModuleNotFoundError as error:
-        told = "no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
-        raise UserError(f"{repo}: {told}") from error
-    told = {
+        reason = "no such file or folder here, and to look on the hub pip install 'icf-avs[hub]'"
+        raise UserError(f"{repo}: {reason}") from error
+    reasons = {
         errors.LocalEntryNotFoundError: "no such file or folder here, not in the hub's cache, and the hub cannot be "
         "reached; check the name and the network",
         errors.GatedRepoError: "closed on the hub; ask for access on its page, then `hf auth login`",
@@ -87,8 +87,8 @@ def download(repo: str) -> Path:
     }
     try:
         return Path(hf_hub_download(repo, FILE))
-    except tuple(told) as error:
-        raise UserError(f"{repo}: {next(told[kind] for kind in told if isinstance(error, kind))}") from error
+    except tuple(reasons) as error:
+        raise UserError(f"{repo}: {next(reasons[kind] for kind in reasons if isinstance(error, kind))}") from error
     except errors.EntryNotFoundError as error:
         check_files(repo, HfApi().list_repo_files(repo))
         raise UserError(f"{repo}: {FILE} is unavailable although it is listed; try again") from error

@@ -40,8 +40,8 @@ class AST(nn.Module):
 
     def columns(self, waves: Tensor) -> Tensor:
         """Encode waveforms [N, n], at most the network's input length (10.24 s) -> [N, D, L], one column per 0.1 s."""
-        given = list(resample(waves, self.sample_rate, SAMPLE_RATE).cpu().numpy())
-        spectrum = self.spectrogram(given, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_values
+        waveforms = list(resample(waves, self.sample_rate, SAMPLE_RATE).cpu().numpy())
+        spectrum = self.spectrogram(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_values
         patches = self.network.audio_spectrogram_transformer(spectrum.to(waves.device)).last_hidden_state[:, 2:]
         columns = patches.unflatten(1, (self.rows, -1)).mean(1).transpose(1, 2)
         return columns[..., : round(waves.shape[-1] / self.sample_rate / self.step)]

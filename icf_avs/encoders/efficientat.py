@@ -34,10 +34,10 @@ URL = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
 _RENAMED = (("conc_se_layers.0.", ""), ("classifier.2.", "classifier.0."), ("classifier.5.", "classifier.3."))
 
 
-def _eighths(channels: float) -> int:
+def _make_divisible(channels: float) -> int:
     """Round to the nearest multiple of 8, at least 8 and at least 90 % of the input, as in MobileNet's code."""
-    near = max(8, int(channels + 4) // 8 * 8)
-    return near if near >= 0.9 * channels else near + 8
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
 def _convolution(
@@ -90,12 +90,12 @@ class EfficientAT(nn.Module):
 
     def __init__(self, sample_rate: int = SAMPLE_RATE, frozen: bool = False, width: float = 0.4) -> None:
         super().__init__()
-        first, last, hidden = (_eighths(channels * width) for channels in (16, 160, 1280))
+        first, last, hidden = (_make_divisible(channels * width) for channels in (16, 160, 1280))
         layers: list[nn.Module] = [_convolution(1, first, 3, 2, activation=nn.Hardswish())]
         inputs = first
         for kernel, wide, narrow, squeeze, hard_swish, stride in BLOCKS:
-            expanded, outputs = _eighths(wide * width), _eighths(narrow * width)
-            squeezed = _eighths(expanded // 4) if squeeze else 0
+            expanded, outputs = _make_divisible(wide * width), _make_divisible(narrow * width)
+            squeezed = _make_divisible(expanded // 4) if squeeze else 0
             layers.append(InvertedResidual(inputs, kernel, expanded, outputs, squeezed, hard_swish, stride))
             inputs = outputs
         layers.append(_convolution(inputs, 6 * last, 1, activation=nn.Hardswish()))
@@ -141,7 +141,7 @@ def load_efficientat(
     network = EfficientAT(sample_rate, frozen, RELEASED[name][0])
     with weight_loading_errors(path, f"EfficientAT {name}"):
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for published, own in _RENAMED:
-            state = {key.replace(published, own): value for key, value in state.items()}
+        for published, ours in _RENAMED:
+            state = {key.replace(published, ours): value for key, value in state.items()}
         network.load_state_dict(state)
     return network.eval().to(memory_format=torch.channels_last)  # a third faster on a CPU

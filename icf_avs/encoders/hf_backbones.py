@@ -79,9 +79,9 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.drop_prob == 0:
             return x
-        keep = 1 - self.drop_prob
-        kept = (rand_for_batch(len(x) // self.frames, self.frames, x.device) + keep).floor()
-        return x.div(keep) * kept.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        keep_prob = 1 - self.drop_prob
+        keep_mask = (rand_for_batch(len(x) // self.frames, self.frames, x.device) + keep_prob).floor()
+        return x.div(keep_prob) * keep_mask.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
 class PyramidBackbone(nn.Module):
@@ -145,23 +145,23 @@ def load_backbone(
 
 
 def _pretrained(folder: Path, spec: BackboneSpec, name: str, depths: tuple[int, ...] | None) -> nn.Module:
-    config, again = spec.config(depths), f"get the right ones with: {download_command(spec.repo)}"
+    config, advice = spec.config(depths), f"get the right ones with: {download_command(spec.repo)}"
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        found = None
+        stored = None
         if model_type == spec.model_type:
-            found = spec.transformers_class("Config").from_pretrained(folder)
+            stored = spec.transformers_class("Config").from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: config.json is not a model's configuration; {again}") from error
-    if found is None:
-        raise UserError(f"{folder}: holds a model of type {model_type}, not {name}; {again}")
+        raise UserError(f"{folder}: config.json is not a model's configuration; {advice}") from error
+    if stored is None:
+        raise UserError(f"{folder}: holds a model of type {model_type}, not {name}; {advice}")
     for field in spec.architecture:
-        ours, theirs = getattr(config, field), getattr(found, field)
-        if ours != (list(theirs) if isinstance(theirs, tuple) else theirs):
-            raise UserError(f"{folder}: {field} is {theirs}, but {name} has {ours}; {again}")
+        expected_value, stored_value = getattr(config, field), getattr(stored, field)
+        if expected_value != (list(stored_value) if isinstance(stored_value, tuple) else stored_value):
+            raise UserError(f"{folder}: {field} is {stored_value}, but {name} has {expected_value}; {advice}")
     network, missing = read_pretrained(spec.transformers_class("Backbone"), folder, spec.repo, config=config)
     # SwinBackbone adds a norm per level, absent in classifier checkpoints; it is initialised to plain normalisation.
     missing = [key for key in missing if not key.startswith("hidden_states_norms.")]
     if missing:
-        raise UserError(f"{folder}: {len(missing)} tensors of {name} are missing, as {missing[0]}; {again}")
+        raise UserError(f"{folder}: {len(missing)} tensors of {name} are missing, as {missing[0]}; {advice}")
     return network

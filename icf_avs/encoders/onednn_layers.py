@@ -23,7 +23,7 @@ MIN_TOKENS = 128  # with fewer tokens, reordering the matrix for oneDNN takes lo
 SMALL_INPUT = 20_480  # elements; up to this size PyTorch convolves a single dilated image by a slow loop over pixels
 
 
-def _one_dnn(x: Tensor) -> bool:
+def _use_onednn(x: Tensor) -> bool:
     """True if oneDNN is available and faster for this input."""
     return (
         x.device.type == "cpu"
@@ -38,7 +38,7 @@ class TokenLinear(nn.Linear):
     """Linear layer for many tokens, [...,inputs] -> [...,outputs]; trainable like any other layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _one_dnn(x) or x.numel() < MIN_TOKENS * self.in_features or x.numel() <= SMALL_INPUT:
+        if not _use_onednn(x) or x.numel() < MIN_TOKENS * self.in_features or x.numel() <= SMALL_INPUT:
             return super().forward(x)
         # All tokens as one image, convolved with a 1x1 kernel. Dilation has no effect on a 1x1 kernel, but without it
         # PyTorch on one thread would compute the convolution, and its backward pass, by MKL again.
@@ -51,8 +51,8 @@ class RowLinear(nn.Linear):
     """Linear layer for few rows and a large matrix, [N,inputs] -> [N,outputs]: reads the weights only once."""
 
     def forward(self, x: Tensor) -> Tensor:
-        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if learns or not _one_dnn(x):
+        needs_gradient = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if needs_gradient or not _use_onednn(x):
             return super().forward(x)
         return F.linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
 
@@ -71,10 +71,10 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     but a loop over its pixels.
     """
     # An exported graph may run anywhere and must not depend on the number of images at export.
-    to_one_dnn = (
+    use_onednn = (
         x.device.type == "cpu" and not torch.compiler.is_compiling() and (len(x) > 1 or x.numel() > SMALL_INPUT)
     )
-    return F.conv2d(x, weight, bias, dilation=2 if to_one_dnn else 1)
+    return F.conv2d(x, weight, bias, dilation=2 if use_onednn else 1)
 
 
 class PointConv(nn.Conv2d):
@@ -87,8 +87,8 @@ class PointConv(nn.Conv2d):
         return pointwise(x, self.weight, self.bias)
 
 
-_PRIVATE = "_convolution_pointwise", "_reorder_convolution_weight"  # undocumented operators of PyTorch
-_MOST = 2  # cached kernels per layer, least recently used dropped; each takes as much memory as the weights
+_PRIVATE_OPERATORS = "_convolution_pointwise", "_reorder_convolution_weight"  # undocumented operators of PyTorch
+_MAX_CACHED = 2  # cached kernels per layer, least recently used dropped; each takes as much memory as the weights
 
 
 class _Kernel(NamedTuple):
@@ -107,17 +107,17 @@ def fused_conv(layer: nn.Conv2d, x: Tensor, relu6: bool = False, residual: Tenso
     """Compute layer(x) [N,C,h,w], clipped to [0, 6] if `relu6`, or with `residual` added. A layer with asymmetric
     padding has a method `shifted_kernel(x)`, which returns an equivalent kernel and symmetric padding.
     """
-    if not _possible(layer, x):
+    if not _can_fuse(layer, x):
         y = layer(x)
         if relu6:
             return F.relu6(y, inplace=True)
         return y if residual is None else y + residual
     kernel = _kernel_for(layer, x)
-    given = kernel.kernel, layer.bias, kernel.padding, layer.stride, layer.dilation, layer.groups
+    conv_args = kernel.kernel, layer.bias, kernel.padding, layer.stride, layer.dilation, layer.groups
     fused = torch.ops.mkldnn._convolution_pointwise
     if residual is not None:
-        return fused.binary(x, residual, *given, "add", 1.0, None, [], None)
-    return fused(x, *given, "hardtanh", [0.0, 6.0], "") if relu6 else fused(x, *given, "none", [], "")
+        return fused.binary(x, residual, *conv_args, "add", 1.0, None, [], None)
+    return fused(x, *conv_args, "hardtanh", [0.0, 6.0], "") if relu6 else fused(x, *conv_args, "none", [], "")
 
 
 def _kernel_for(layer: nn.Conv2d, x: Tensor) -> _Kernel:
@@ -126,15 +126,15 @@ def _kernel_for(layer: nn.Conv2d, x: Tensor) -> _Kernel:
     if kernel is None or kernel.version != layer.weight._version:
         weight, padding = layer.shifted_kernel(x) if hasattr(layer, "shifted_kernel") else (layer.weight, layer.padding)
         geometry = padding, layer.stride, layer.dilation, layer.groups
-        laid_out = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
-        kernel = _Kernel(laid_out, padding, layer.weight._version)
+        reordered = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, x.shape)
+        kernel = _Kernel(reordered, padding, layer.weight._version)
     cached[shape] = kernel  # now the most recently used
-    if len(cached) > _MOST:
+    if len(cached) > _MAX_CACHED:
         del cached[next(iter(cached))]
     return kernel
 
 
-def _possible(layer: nn.Conv2d, x: Tensor) -> bool:
+def _can_fuse(layer: nn.Conv2d, x: Tensor) -> bool:
     """True if fusing is possible: oneDNN on a CPU, no export, and a frozen layer whose weight version is reliable. A
     fused optimizer updates weights without changing the version.
     """
@@ -154,7 +154,7 @@ def _available() -> bool:
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-        and all(hasattr(torch.ops.mkldnn, name) for name in _PRIVATE)
+        and all(hasattr(torch.ops.mkldnn, name) for name in _PRIVATE_OPERATORS)
     )
 
 

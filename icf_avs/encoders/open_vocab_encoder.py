@@ -29,11 +29,13 @@ from icf_avs.encoders.weights import read_rows
 from icf_avs.types import Missing, VisualFeatures
 
 CLASSES = 1000
-_HYPERNYM = 0.97  # factor on the similarity to a hypernym, so that a class name counts a little more
-_WIDTH = 0.15  # width of the gate: a class with this much less similarity than the nearest one has weight 1/e
-_SHARP = 0.05  # softmax temperature of the shares
-_LARGE = 300  # pixels; above this side, the first feature maps of a single image already exceed the processor's cache
-_SEGMENTED = 2  # batch size of the segmenter on a CPU; larger is no faster
+_HYPERNYM_FACTOR = 0.97  # factor on the similarity to a hypernym, so that a class name counts a little more
+_GATE_WIDTH = 0.15  # width of the gate: a class with this much less similarity than the nearest one has weight 1/e
+_SHARE_TEMPERATURE = 0.05  # softmax temperature of the shares
+_MAX_BATCHED_SIDE = (
+    300  # pixels; above it, the first feature maps of a single image already exceed the processor's cache
+)
+_SEGMENTER_BATCH = 2  # batch size of the segmenter on a CPU; larger is no faster
 
 
 class DenseClassifier(nn.Module):
@@ -67,12 +69,12 @@ class ClassSimilarity(nn.Module):
     def __init__(self, embed: bool = True) -> None:
         super().__init__()
         names = [(name.strip(), (i,)) for i, each in enumerate(imagenet_names()) for name in each.split(",")]
-        own, phrases = len(names), names + _hypernyms()
+        num_class_names, phrases = len(names), names + _hypernyms()
         texts = tuple(text for text, _ in phrases)
         self.register_buffer("phrases", embed_with_minilm(texts) if embed else torch.zeros(len(texts), MINILM_DIM))
         # One row per pair of a phrase and a class it names.
         rows = [
-            (number, index, 1.0 if number < own else _HYPERNYM)
+            (number, index, 1.0 if number < num_class_names else _HYPERNYM_FACTOR)
             for number, (_, classes) in enumerate(phrases)
             for index in classes
         ]
@@ -95,7 +97,7 @@ class ClassSimilarity(nn.Module):
         Words, unit vectors [R,E] -> class indices, long [R,count], and their gates and shares [R,count].
         """
         top, index = (self.similarity(words) - self.commonness).topk(count, dim=1)
-        return index, torch.exp((top - top[:, :1]) / _WIDTH), (top / _SHARP).softmax(1)
+        return index, torch.exp((top - top[:, :1]) / _GATE_WIDTH), (top / _SHARE_TEMPERATURE).softmax(1)
 
 
 @lru_cache(maxsize=1)
@@ -139,8 +141,8 @@ class OpenVocabEncoder(nn.Module):
         object_probs: use these, computed from the same frames at another size.
         """
         pyramid = self(frames)
-        found = self.segment_objects(frames) if object_probs is None else object_probs
-        return VisualFeatures(pyramid, self.classifier(pyramid[-1]), found)
+        probs = self.segment_objects(frames) if object_probs is None else object_probs
+        return VisualFeatures(pyramid, self.classifier(pyramid[-1]), probs)
 
     def segment_objects(self, frames: Tensor) -> Tensor:
         """Segment frames uint8 [N,H,W,3] -> object probabilities [N,20,GRID,GRID]."""
@@ -148,9 +150,9 @@ class OpenVocabEncoder(nn.Module):
             return torch.zeros(len(frames), VOC_CLASSES, GRID, GRID, device=frames.device)
         if frames.device.type != "cpu":
             return self.segmenter(frames)
-        return torch.cat([self.segmenter(some) for some in frames.split(_SEGMENTED)])
+        return torch.cat([self.segmenter(batch) for batch in frames.split(_SEGMENTER_BATCH)])
 
     def forward(self, frames: Tensor) -> list[Tensor]:
-        if frames.device.type != "cpu" or frames.shape[1] <= _LARGE:
+        if frames.device.type != "cpu" or frames.shape[1] <= _MAX_BATCHED_SIDE:
             return self.network(frames)
         return [torch.cat(level) for level in zip(*map(self.network, frames.split(1)), strict=True)]

@@ -40,8 +40,8 @@ WINDOW = 5.0  # seconds of audio around each mask
 MIDDLE = 1.2  # seconds in the middle of a window that tell when a tag is active, weighted towards the centre
 SCORE_FLOOR = 0.05  # if the best tag has a lower score, nothing sounds
 RELATIVE_SCORE_FLOOR = 0.02  # words with a lower score are dropped
-_GENERAL = 2  # value of `use` for general words
-READ_OUT = (WINDOW, MIDDLE, SCORE_FLOOR, RELATIVE_SCORE_FLOOR)  # cached tags are valid only for these settings
+_GENERAL_USE = 2  # value of `use` for general words
+TAG_SETTINGS = (WINDOW, MIDDLE, SCORE_FLOOR, RELATIVE_SCORE_FLOOR)  # cached tags are valid only for these settings
 
 
 class WordTagger(nn.Module):
@@ -58,7 +58,7 @@ class WordTagger(nn.Module):
         if missing := set(audio_words()) - set(words):
             raise ValueError(f"the vocabulary lacks {', '.join(sorted(missing))}")
         self.network, self.words = network, words
-        pairs = [(tag, words.index(word), use == _GENERAL) for tag, (word, use) in enumerate(_word_of_tag()) if use]
+        pairs = [(tag, words.index(word), use == _GENERAL_USE) for tag, (word, use) in enumerate(_word_of_tag()) if use]
         # [used tags, (tag, index of its word, whether the word is general)]
         self.register_buffer("tags", torch.tensor(pairs, dtype=torch.long), persistent=False)
 
@@ -74,12 +74,14 @@ class WordTagger(nn.Module):
         """Return the arguments of `weights` for waveforms as in `forward`."""
         waves = reflect_pad_silence(clips.flatten(0, 1))
         columns, seconds = self.network.columns(waves), waves.shape[-1] / self.network.sample_rate
-        bell = middle_weights(columns.shape[-1], self.network.step, seconds).to(columns)
-        return self.read(waves.view_as(clips), columns, bell)
+        pooling_weights = middle_weights(columns.shape[-1], self.network.step, seconds).to(columns)
+        return self.evidence_from_columns(waves.view_as(clips), columns, pooling_weights)
 
-    def read(self, clips: Tensor, columns: Tensor, bell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `evidence`, from the network's columns [B*T,D,L] for these clips; bell: `middle_weights` [L]."""
-        pooled = columns.mean(2), columns @ bell
+    def evidence_from_columns(
+        self, clips: Tensor, columns: Tensor, pooling_weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `evidence`, from the network's columns [B*T,D,L] for these clips. pooling_weights: `middle_weights`."""
+        pooled = columns.mean(2), columns @ pooling_weights
         window, middle = (self.network.classifier(part).sigmoid().unflatten(0, clips.shape[:2]) for part in pooled)
         return window, middle, _level(clips, self.network.sample_rate)
 
@@ -95,13 +97,13 @@ class WordTagger(nn.Module):
         clip = window.amax(1, keepdim=True).expand_as(window)
         scores = (clip * window * middle) ** (1 / 3)
         active = level[..., None] * scores.amax(-1, True) >= SCORE_FLOOR
-        surest, found = (part.masked_fill(general, 0).amax(-1, True) for part in (scores, clip))
-        odds = scores * (1 - surest) / (surest * (1 - scores)).clamp(min=1e-9)
-        particular = torch.maximum(scores, surest * odds.sqrt())
-        scores = torch.where(general, clip - found, particular)
+        best_score, best_clip_prob = (part.masked_fill(general, 0).amax(-1, True) for part in (scores, clip))
+        odds = scores * (1 - best_score) / (best_score * (1 - scores)).clamp(min=1e-9)
+        specific = torch.maximum(scores, best_score * odds.sqrt())
+        scores = torch.where(general, clip - best_clip_prob, specific)
         scores = scores.masked_fill((scores < RELATIVE_SCORE_FLOOR) | ~active, 0)
-        none = scores.new_zeros(*scores.shape[:2], len(self.words))
-        return none.scatter_reduce(2, words.expand_as(scores), scores, "amax")
+        word_weights = scores.new_zeros(*scores.shape[:2], len(self.words))
+        return word_weights.scatter_reduce(2, words.expand_as(scores), scores, "amax")
 
 
 def _level(clips: Tensor, sample_rate: int) -> Tensor:
@@ -126,11 +128,11 @@ def mirrored_ends(waves: Tensor) -> Tensor:
     sounds = waves != 0
     first = sounds.int().argmax(1, keepdim=True)
     last = length - 1 - sounds.flip(1).int().argmax(1, keepdim=True)
-    around = (first < length // 2) & (last >= length // 2)
-    first, last = torch.where(around, first, 0), torch.where(around, last, length - 1)
+    covers_middle = (first < length // 2) & (last >= length // 2)
+    first, last = torch.where(covers_middle, first, 0), torch.where(covers_middle, last, length - 1)
     span = (last - first).clamp(min=1)
-    since = (torch.arange(length, device=waves.device) - first) % (2 * span)
-    return waves.gather(1, first + torch.minimum(since, 2 * span - since))
+    phase = (torch.arange(length, device=waves.device) - first) % (2 * span)
+    return waves.gather(1, first + torch.minimum(phase, 2 * span - phase))
 
 
 def audio_words() -> tuple[str, ...]:
@@ -147,13 +149,13 @@ def _word_of_tag() -> tuple[tuple[str, int], ...]:
 @lru_cache(maxsize=8)
 def middle_weights(columns: int, step: float, seconds: float) -> Tensor:
     """Pooling weights [columns], sum 1: a bell of MIDDLE seconds at the centre of a window. Column j is at j * step."""
-    away = (torch.arange(columns) * step - seconds / 2) / MIDDLE
-    bell = torch.where(away.abs() < 0.5, torch.cos(torch.pi * away).square(), torch.zeros(()))
+    distance = (torch.arange(columns) * step - seconds / 2) / MIDDLE
+    bell = torch.where(distance.abs() < 0.5, torch.cos(torch.pi * distance).square(), torch.zeros(()))
     return bell / bell.sum()
 
 
-THRESHOLD = 0.15  # below this best score, the token is blended with the vector for "no word"
-PARTS = 6  # likeliest words, which have a token each
+FULL_CONFIDENCE_SCORE = 0.15  # below this best score, the token is blended with the vector for "no word"
+NUM_WORD_TOKENS = 6  # likeliest words, which have a token each
 RATE = 32_000  # Hz, sampling rate of the waveforms
 
 
@@ -177,14 +179,15 @@ class TaggerEncoder(nn.Module):
 
     def encode_tags(self, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, for given tags [N,C]."""
-        strongest, word = tags.topk(min(PARTS, tags.shape[-1]), dim=-1)  # N L
+        strongest, word = tags.topk(min(NUM_WORD_TOKENS, tags.shape[-1]), dim=-1)  # N L
         words = self.project(F.normalize(self.names - self.names.mean(0), dim=-1))[word]  # N L D
         shares = strongest / strongest.sum(-1, keepdim=True).clamp(min=1e-6)
-        mixed = torch.einsum("nl,nld->nd", shares, words)
-        confidence = (strongest[:, :1] / THRESHOLD).clamp(max=1)  # N 1
-        rest = self.nothing * (1 - confidence)
-        apart = mixed[:, None] + shares[..., None] * (words - mixed[:, None])
-        return self.norm(mixed * confidence + rest), self.norm(apart * confidence[..., None] + rest[:, None]), tags
+        mean_word = torch.einsum("nl,nld->nd", shares, words)
+        confidence = (strongest[:, :1] / FULL_CONFIDENCE_SCORE).clamp(max=1)  # N 1
+        no_word = self.nothing * (1 - confidence)
+        word_tokens = mean_word[:, None] + shares[..., None] * (words - mean_word[:, None])
+        tokens = self.norm(word_tokens * confidence[..., None] + no_word[:, None])
+        return self.norm(mean_word * confidence + no_word), tokens, tags
 
     @torch.no_grad()
     def tag(self, clips: Tensor) -> Tensor:

@@ -97,10 +97,10 @@ class TextEncoder:
         self.model.to(words.device)
         sentence = template.replace("[ ]", " ".join([PLACEHOLDER] * words.shape[1]))
         tokens = self.tokenizer([sentence] * len(words), return_tensors="pt").to(words.device)
-        place = tokens.input_ids == self.placeholder
+        is_placeholder = tokens.input_ids == self.placeholder
 
         def insert(_: nn.Module, __: Any, embedded: Tensor) -> Tensor:
-            return embedded.masked_scatter(place[..., None], words.to(embedded.dtype))
+            return embedded.masked_scatter(is_placeholder[..., None], words.to(embedded.dtype))
 
         hook = self.embeddings.register_forward_hook(insert)
         try:
@@ -121,7 +121,7 @@ def load_text_encoder(spec: TextEncoderSpec, weights: str | Path | None = None) 
     Raises UserError if transformers or the weights are missing, or the weights are of another network.
     """
     require_transformers(spec.name)
-    folder, again = (
+    folder, advice = (
         model_folder(spec.repo, weights, spec.files),
         f"get the right files with: {download_command(spec.repo)}",
     )
@@ -129,12 +129,12 @@ def load_text_encoder(spec: TextEncoderSpec, weights: str | Path | None = None) 
 
     model, missing = read_pretrained(getattr(transformers, spec.model), folder, spec.repo)
     if missing:
-        what = f"{len(missing)} tensors of {spec.name}'s text encoder are missing, as {missing[0]}"
-        raise UserError(f"{folder}: {what}; {again}")
+        problem = f"{len(missing)} tensors of {spec.name}'s text encoder are missing, as {missing[0]}"
+        raise UserError(f"{folder}: {problem}; {advice}")
     try:
         tokenizer = getattr(transformers, spec.tokenizer).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise UserError(f"{folder}: cannot read the vocabulary of {spec.name}; {again}") from error
+        raise UserError(f"{folder}: cannot read the vocabulary of {spec.name}; {advice}") from error
     dim = getattr(model.config, "projection_dim", None) if spec.pooled is _projected else None
     return TextEncoder(model, tokenizer, spec.pooled, dim or model.config.hidden_size)
 
@@ -157,13 +157,13 @@ def load_text_encoders(encoders: str) -> Callable[[str], TextEncoder]:
     """
     loaded: dict[TextEncoderSpec | None, TextEncoder] = {}
 
-    def of(level: str) -> TextEncoder:
+    def encoder_of(level: str) -> TextEncoder:
         spec = None if encoders == "minilm" else PUBLISHED[level]
         if spec not in loaded:
             loaded[spec] = load_minilm() if spec is None else load_text_encoder(spec)
         return loaded[spec]
 
-    return of
+    return encoder_of
 
 
 def embed_with_minilm(names: tuple[str, ...]) -> Tensor:
@@ -189,16 +189,16 @@ def embed_with_clip(names: tuple[str, ...], weights: str | Path | None = None) -
     """
     encoder = load_text_encoder(CLIP, weights)
     sentences = [prompt.format(name.replace("_", " ")) for name in names for prompt in CLIP_PROMPTS]
-    fit = {"padding": True, "truncation": True, "max_length": CLIP_CONTEXT}
+    tokenizer_options = {"padding": True, "truncation": True, "max_length": CLIP_CONTEXT}
     with torch.no_grad():
-        output = encoder.model(**encoder.tokenizer(sentences, return_tensors="pt", **fit))
+        output = encoder.model(**encoder.tokenizer(sentences, return_tensors="pt", **tokenizer_options))
     vectors = F.normalize(output.text_embeds, dim=-1).unflatten(0, (len(names), len(CLIP_PROMPTS)))
     return F.normalize(vectors.mean(1), dim=-1)
 
 
 def _minilm_folder(library: str) -> Path | None:
     """Return the folder of MiniLM; None if it or `library`, which reads it, is not installed."""
-    found = importlib.util.find_spec(MINILM_PACKAGE)
-    if found is None or found.origin is None or importlib.util.find_spec(library) is None:
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or spec.origin is None or importlib.util.find_spec(library) is None:
         return None
-    return Path(found.origin).parent / "model"
+    return Path(spec.origin).parent / "model"

@@ -7,9 +7,9 @@ Normalisation is folded into the convolutions on loading, since the network is n
 
 The similarity of words to the classes is computed with a text encoder. Not from the paper.
 
-    near(w, c) = max over the names of c of cos(w, name)
-    fit(w, c)  = clamp((near - .6) / .3) exp((near - max_c near) / .15)       1 for a general word of c
-    kin(w, c)  = max(fit, (1 - max_c fit) clamp((near - .5) / .15))          here near includes general words of c
+    sim(w, c) = max over the names of c of cos(w, name)
+    fit(w, c) = clamp((sim - .6) / .3) exp((sim - max_c sim) / .15)          1 for a general word of c
+    kin(w, c) = max(fit, (1 - max_c fit) clamp((sim - .5) / .15))           here sim includes general words of c
 
 If c fits a word, the word names objects of c; if c is neither fit nor kin, such objects are something else. So a cat
 contradicts the word "dog", but not "tiger", which is none of the classes. voc_objects.csv lists the names of each
@@ -45,7 +45,7 @@ FILE = "max-image-segmenter-0.3.0.tgz"
 URL = f"https://registry.npmjs.org/@codait/max-image-segmenter/-/{FILE}"
 SHA256 = "203ed3d8b2891f76616555a25378ef823a1def9a505143a8196dfc28f73bcd87"
 _SHARDS = ("group1-shard1of3", "group1-shard2of3", "group1-shard3of3")  # tensor data; model.json is the index
-_TYPES = {"float32": np.float32, "int32": np.int32}
+_DTYPES = {"float32": np.float32, "int32": np.int32}
 SIDE = 321  # pixels; side of the input, a multiple of STRIDE plus one
 STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
@@ -58,7 +58,7 @@ _BLOCKS = (
     (16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1), (96, 1), (96, 1), (96, 1),
     (160, 1), (160, 1), (160, 1), (320, 1),
 )  # fmt: skip
-_DILATED = 14  # first block with dilation in place of the last stride
+_FIRST_DILATED_BLOCK = 14  # first block with dilation in place of the last stride
 _EXPANSION, _WIDTH = 6, 256
 
 
@@ -70,7 +70,7 @@ class VocSegmenter(nn.Module):
         self.stem = nn.Conv2d(3, 32, 3, 2, 1)
         channels, blocks = 32, []
         for index, (outputs, stride) in enumerate(_BLOCKS):
-            dilation, hidden = 2 if index >= _DILATED else 1, channels * (_EXPANSION if index else 1)
+            dilation, hidden = 2 if index >= _FIRST_DILATED_BLOCK else 1, channels * (_EXPANSION if index else 1)
             expand = PointConv(channels, hidden) if index else None
             depthwise = nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation, hidden)
             blocks.append(InvertedResidual(expand, depthwise, PointConv(hidden, outputs)))
@@ -104,11 +104,11 @@ def read_weights() -> dict[str, Tensor]:
         if hashlib.sha256(archive).hexdigest() != SHA256:  # verified before unpacking
             raise ValueError("its SHA-256 is not that of the published file")
         with TarFile(fileobj=io.BytesIO(gzip.decompress(archive))) as package:
-            table, *numbers = (package.extractfile(f"package/model/{name}").read() for name in ("model.json", *_SHARDS))
-        content, tensors, at = b"".join(numbers), {}, 0
+            table, *shards = (package.extractfile(f"package/model/{name}").read() for name in ("model.json", *_SHARDS))
+        content, tensors, offset = b"".join(shards), {}, 0
         for entry in json.loads(table)["weightsManifest"][0]["weights"]:
-            values = np.frombuffer(content, _TYPES[entry["dtype"]], math.prod(entry["shape"]), at)
-            at += values.nbytes
+            values = np.frombuffer(content, _DTYPES[entry["dtype"]], math.prod(entry["shape"]), offset)
+            offset += values.nbytes
             tensors[entry["name"]] = torch.from_numpy(values.reshape(entry["shape"]).copy())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the weights of the VOC segmenter are damaged ({error}); delete it") from error
@@ -160,17 +160,18 @@ def voc_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)
 
 
-_SAME = 0.97  # cosine similarity from which a word counts as a general word
+_GENERAL_WORD_COSINE = 0.97  # cosine similarity from which a word counts as a general word
 
 
 def voc_similarity(words: Tensor) -> tuple[Tensor, Tensor]:
     """Compute fit and kin, both [R,20] in [0, 1], of words given as unit vectors [R,E] of MiniLM."""
-    near, general = [], []
-    for names, others in voc_names():
-        near.append((words @ embed_with_minilm(names).T).amax(1))
-        general.append((words @ embed_with_minilm(others).T).amax(1) if others else torch.zeros(len(words)))
-    nearest, wide = torch.stack(near, 1), torch.stack(general, 1)
-    gate = torch.exp((nearest - nearest.amax(1, True)) / 0.15)
-    fit = torch.where(wide > _SAME, 1.0, ((nearest - 0.6) / 0.3).clamp(0, 1) * gate)
-    kin = ((torch.maximum(nearest, wide) - 0.5) / 0.15).clamp(0, 1)
+    similarity_columns, general_columns = [], []
+    for names, general_names in voc_names():
+        similarity_columns.append((words @ embed_with_minilm(names).T).amax(1))
+        none = torch.zeros(len(words))
+        general_columns.append((words @ embed_with_minilm(general_names).T).amax(1) if general_names else none)
+    similarity, general_similarity = torch.stack(similarity_columns, 1), torch.stack(general_columns, 1)
+    gate = torch.exp((similarity - similarity.amax(1, True)) / 0.15)
+    fit = torch.where(general_similarity > _GENERAL_WORD_COSINE, 1.0, ((similarity - 0.6) / 0.3).clamp(0, 1) * gate)
+    kin = ((torch.maximum(similarity, general_similarity) - 0.5) / 0.15).clamp(0, 1)
     return fit, torch.maximum(fit, kin * (1 - fit.amax(1, True)))

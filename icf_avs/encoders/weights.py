@@ -45,8 +45,8 @@ REVISIONS: dict[str, str | None] = {
     "OpenGVLab/pvt_v2_b5": None,
     "microsoft/swin-base-patch4-window7-224-in22k": None,
 }
-_UNREADABLE = (SafetensorError, UnpicklingError)
-_PATIENCE = 30.0  # seconds; timeout of a download
+_INVALID_FILE_ERRORS = (SafetensorError, UnpicklingError)
+_DOWNLOAD_TIMEOUT = 30.0  # seconds; timeout of a download
 
 
 def require_transformers(what: str) -> None:
@@ -64,14 +64,14 @@ def model_folder(repo: str, weights: str | Path | None = None, files: tuple[str,
     if weights is not None:
         if Path(weights).is_dir():
             return _complete(Path(weights), repo, files)
-        named = isinstance(weights, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", weights)
-        if not named or Path(weights).parent.is_dir():  # a misspelt path
+        is_hub_id = isinstance(weights, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", weights)
+        if not is_hub_id or Path(weights).parent.is_dir():  # a misspelt path
             raise UserError(f"{weights}: no such folder of weights; get them with: {download_command(repo)}")
         repo = weights
-    if own := weights_folder():
-        if (own / Path(repo).name).is_dir():
-            return _complete(own / Path(repo).name, repo, files)
-        note_missing(own, f"folder {Path(repo).name}", "the hub or its cache")
+    if user_folder := weights_folder():
+        if (user_folder / Path(repo).name).is_dir():
+            return _complete(user_folder / Path(repo).name, repo, files)
+        note_missing(user_folder, f"folder {Path(repo).name}", "the hub or its cache")
     return _complete(_from_hub(repo, files), repo, files)
 
 
@@ -88,8 +88,8 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
     what: name for messages. sha256: of the download, in hexadecimal. weights: the file or a folder with it. Raises
     UserError if `weights` has no such file, MissingWeights if it is found nowhere and cannot be downloaded.
     """
-    name, own = url.rpartition("/")[2], weights_folder()
-    folder = own or Path("weights")
+    name, user_folder = url.rpartition("/")[2], weights_folder()
+    folder = user_folder or Path("weights")
     command = f"curl -L --create-dirs -o {quote(str(folder / name))} {url} && {_export(folder)}"
     if weights is not None:
         path = Path(weights) / name if Path(weights).is_dir() else Path(weights)
@@ -97,11 +97,11 @@ def released_file(what: str, url: str, sha256: str, weights: str | Path | None =
             raise UserError(f"{path}: no such file of weights of {what}; get it with: {command}")
         return path
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if own and (own / name).is_file():
-        return own / name
+    if user_folder and (user_folder / name).is_file():
+        return user_folder / name
     if cached.is_file():
-        if own:
-            note_missing(own, name, str(cached.parent))
+        if user_folder:
+            note_missing(user_folder, name, str(cached.parent))
         return cached
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
@@ -129,8 +129,8 @@ def read_pretrained(architecture: Any, folder: Path, repo: str, **options: Any) 
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, UnpicklingError) as error:
         # torch's message recommends unsafe loading.
         line = "more in it than tensors" if isinstance(error, UnpicklingError) else _first_line(error)
-        again = f"get the right ones with: {download_command(repo)}"
-        raise UserError(f"{folder}: cannot read the weights ({line}); {again}") from error
+        advice = f"get the right ones with: {download_command(repo)}"
+        raise UserError(f"{folder}: cannot read the weights ({line}); {advice}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -143,7 +143,7 @@ def weight_loading_errors(path: Path, what: str, advice: str = "delete it and ge
     """Turn errors while a weights file is read into a UserError."""
     try:
         yield
-    except (OSError, EOFError, ValueError, LookupError, RuntimeError, AttributeError, *_UNREADABLE) as error:
+    except (OSError, EOFError, ValueError, LookupError, RuntimeError, AttributeError, *_INVALID_FILE_ERRORS) as error:
         raise UserError(f"{path}: not the weights of {what} ({type(error).__name__}); {advice}") from error
 
 
@@ -207,14 +207,14 @@ def _download(what: str, url: str, sha256: str, path: Path) -> None:
     """Download a file. Raises OSError or HTTPException as urllib does, and ValueError if the SHA-256 differs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     console = progress_console()
-    with replaced_file(path) as new, urlopen(url, timeout=_PATIENCE) as answer:
-        seen, size = hashlib.sha256(), int(answer.headers.get("Content-Length") or 0)
+    with replaced_file(path) as new, urlopen(url, timeout=_DOWNLOAD_TIMEOUT) as answer:
+        digest, size = hashlib.sha256(), int(answer.headers.get("Content-Length") or 0)
         bar = wrap_file(answer, size, description=f"weights of {what}", console=console, transient=True)
         with bar as reader, new.open("wb") as file:
             while block := reader.read(1 << 16):
                 file.write(block)
-                seen.update(block)
-        if seen.hexdigest() != sha256:
+                digest.update(block)
+        if digest.hexdigest() != sha256:
             raise ValueError("what came is not the published file, its SHA-256 differs")
 
 

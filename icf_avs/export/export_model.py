@@ -27,7 +27,7 @@ from icf_avs.provenance import short_digest
 
 NOTES = "icf-avs.json"  # metadata file inside a .pt2 file
 _OPSET = 18
-_MOST = 1 << 31  # clips, and frames per clip: torch 2.6 needs an upper bound
+_MAX_DIM_SIZE = 1 << 31  # clips, and frames per clip: torch 2.6 needs an upper bound
 
 Runner = Callable[..., tuple[Tensor, ...]]
 
@@ -52,7 +52,7 @@ def graphs_of(model: SegmentationModel) -> tuple[ExportGraph, ...]:
 
 def trace(graph: ExportGraph) -> ExportedProgram:
     """Trace the graph for any number of clips and frames; the sizes of frames and windows are fixed."""
-    clips, frames = Dim("clips", min=1, max=_MOST), Dim("frames", min=1, max=_MOST)
+    clips, frames = Dim("clips", min=1, max=_MAX_DIM_SIZE), Dim("frames", min=1, max=_MAX_DIM_SIZE)
     shape = {0: clips, 1: frames}
     with torch.no_grad():  # 2 clips of 3 frames: a size of 1 would become a constant
         return torch.export.export(graph, graph.example(2, 3), dynamic_shapes=dict.fromkeys(graph.inputs, shape))
@@ -78,8 +78,8 @@ def _run_onnx(path: Path, graph: ExportGraph) -> Runner:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        named = {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)}
-        return tuple(map(torch.from_numpy, session.run(None, named)))
+        arrays = {name: x.numpy() for name, x in zip(graph.inputs, inputs, strict=True)}
+        return tuple(map(torch.from_numpy, session.run(None, arrays)))
 
     return run
 
@@ -133,8 +133,8 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     form  a key of FORMATS; results  folder of the score tables for the card.
     Raises UserError if the checkpoint or a library is missing, or a file differs from the model.
     """
-    made = FORMATS[form]
-    for library in made.needs:
+    export_format = FORMATS[form]
+    for library in export_format.needs:
         if importlib.util.find_spec(library) is None:
             raise UserError(f"the export needs {library}: pip install 'icf-avs[onnx]'")
     path, name = find_checkpoint(checkpoint)
@@ -143,17 +143,18 @@ def export_command(checkpoint: str, out: Path, form: str, results: Path = Path("
     if card.exists() and not card.read_bytes().startswith(HEAD):
         raise UserError(f"{card}: exists and is not a model card; name another folder for --out")
     model = load_checkpoint(path)
-    targets = {out / f"{name}{graph.suffix}{made.suffix}": graph for graph in graphs_of(model)}
+    targets = {out / f"{name}{graph.suffix}{export_format.suffix}": graph for graph in graphs_of(model)}
     for target in targets:
         check_file(target)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # suppress warnings about unused packages
     for target, graph in targets.items():
         with warnings.catch_warnings(action="ignore"):  # internal to torch
-            write(graph, trace(graph), made, target)
-        gap = max(difference(graph, made.run(target, graph), 1, frames) for frames in (1, graph.model.spec.frames))
-        if not gap <= TOLERANCE:  # also true for NaN
-            raise UserError(f"{target}: differs from the model by {gap:.1e}; do not use it, and report this")
-        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, at most {gap:.1e} from the model")
+            write(graph, trace(graph), export_format, target)
+        runner, clip_lengths = export_format.run(target, graph), (1, graph.model.spec.frames)
+        max_difference = max(difference(graph, runner, 1, frames) for frames in clip_lengths)
+        if not max_difference <= TOLERANCE:  # also true for NaN
+            raise UserError(f"{target}: differs from the model by {max_difference:.1e}; do not use it, and report this")
+        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, at most {max_difference:.1e} from the model")
     use = " ".join(_use(form, graph, target.name) for target, graph in targets.items())
     use += (_TAGGED if len(targets) > 1 else "") + _RUNNER[form]
     write_text(card, model_card(name, read_recipe(path), use, results, short_digest(model.digest or "")))

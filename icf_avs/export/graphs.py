@@ -69,24 +69,24 @@ class UnpaddedImplicitText(nn.Module):
         """Return only the frame level, [B,T,n,D], which is all that masks need. All frames are treated as valid."""
         clips, frames = valid.shape
         size = self.text.segment
-        number = torch.arange(frames, device=sound.device)
-        member = (number // size * size)[:, None] + torch.arange(size, device=sound.device)  # T size
-        inside = (member < frames).expand(clips, -1, -1).flatten(0, 1)
-        member = member.clamp(max=frames - 1).flatten()
+        frame_index = torch.arange(frames, device=sound.device)
+        segment_frames = (frame_index // size * size)[:, None] + torch.arange(size, device=sound.device)  # T size
+        is_valid = (segment_frames < frames).expand(clips, -1, -1).flatten(0, 1)
+        segment_frames = segment_frames.clamp(max=frames - 1).flatten()
 
         words = self.vocabulary.words()
         video = self.text.of_video(sound, visual, valid, words)  # B n D
         video = video[:, None].expand(-1, frames, -1, -1).flatten(0, 1)  # (B T) n D
-        parts = sound[:, member].unflatten(1, (frames, size)).flatten(0, 1)  # (B T) size D
-        looks = visual.mean(2)[:, member].unflatten(1, (frames, size)).flatten(0, 1)[:, :, None]
-        segment = self.text.of_segments(parts, looks, inside, words, video)[:, 0]  # of each frame's segment
+        parts = sound[:, segment_frames].unflatten(1, (frames, size)).flatten(0, 1)  # (B T) size D
+        mean_visual = visual.mean(2)[:, segment_frames].unflatten(1, (frames, size)).flatten(0, 1)[:, :, None]
+        segment = self.text.of_segments(parts, mean_visual, is_valid, words, video)[:, 0]  # of each frame's segment
         return {"frame": self.text.of_frames(sound, visual, valid, words, segment)}
 
 
-def shared_sizes(frames: Tensor, others: Tensor) -> tuple[int, int]:
+def shared_sizes(frames: Tensor, audio: Tensor) -> tuple[int, int]:
     """Return the numbers of clips and frames. Tells the tracer that both inputs have the same sizes."""
     for axis in (0, 1):
-        torch._check(others.shape[axis] == frames.shape[axis])
+        torch._check(audio.shape[axis] == frames.shape[axis])
     return frames.shape[0], frames.shape[1]
 
 
@@ -138,14 +138,14 @@ class WaveformGraph(ExportGraph):
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__(model)
         self.log_mel = LogMel()
-        reads = len(model.classes) > 0 and getattr(model.network, "implicit_text", None) is not None
-        present = {"heard": reads, "classes": model.config.semantic}
-        self.outputs = ("logits", *(name for name, there in present.items() if there))
+        has_words = len(model.classes) > 0 and getattr(model.network, "implicit_text", None) is not None
+        present = {"heard": has_words, "classes": model.config.semantic}
+        self.outputs = ("logits", *(name for name, is_present in present.items() if is_present))
 
     def example(self, clips: int, frames: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
-        pictures = self.example_frames(clips, frames, generator)
-        return pictures, 0.1 * torch.randn(clips, frames, self.model.spec.window, generator=generator)
+        images = self.example_frames(clips, frames, generator)
+        return images, 0.1 * torch.randn(clips, frames, self.model.spec.window, generator=generator)
 
     def forward(self, frames: Tensor, waves: Tensor) -> tuple[Tensor, ...]:
         model = self.model

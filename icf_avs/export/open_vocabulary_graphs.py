@@ -31,8 +31,8 @@ class KaldiLogMel(nn.Module):
         self.register_buffer("bank", mel_bank().clone())
 
     def forward(self, waves: Tensor) -> Tensor:
-        sharpened = waves[:, 1:] - PRE_EMPHASIS * waves[:, :-1]
-        power = self.spectrum(F.pad(sharpened[:, None], (FRAME // 2, FRAME // 2), mode="reflect")[:, 0])
+        emphasised = waves[:, 1:] - PRE_EMPHASIS * waves[:, :-1]
+        power = self.spectrum(F.pad(emphasised[:, None], (FRAME // 2, FRAME // 2), mode="reflect")[:, 0])
         return ((self.bank @ power + LOG_OFFSET).log() + LEVEL) / SCALE
 
 
@@ -69,15 +69,15 @@ class TagGraph(ExportGraph):
     def example(self, clips: int, frames: int) -> tuple[Tensor]:
         """Return harmonic tones, struck twice per second after initial silence. The tagger predicts tags for these."""
         time = torch.arange(self.model.spec.window) / self.model.spec.sample_rate
-        number = torch.arange(clips * frames)[:, None]
-        tone = sum((2 * torch.pi * part * (220 + 5 * number) * time).sin() / part for part in range(1, 9))
-        struck = 0.3 * tone * torch.exp(-8 * (time % 0.5)) * (time > 0.2 * (number % 3))
-        return (struck.unflatten(0, (clips, frames)),)
+        index = torch.arange(clips * frames)[:, None]
+        tone = sum((2 * torch.pi * part * (220 + 5 * index) * time).sin() / part for part in range(1, 9))
+        struck_tones = 0.3 * tone * torch.exp(-8 * (time % 0.5)) * (time > 0.2 * (index % 3))
+        return (struck_tones.unflatten(0, (clips, frames)),)
 
     def forward(self, waves: Tensor) -> tuple[Tensor]:
         sound = mirrored_ends(waves.flatten(0, 1))
         columns = self.tagger.network.features(self.log_mel(sound)[:, None]).mean(2)
-        return (self.tagger.weights(*self.tagger.read(sound.view_as(waves), columns, self.middle)),)
+        return (self.tagger.weights(*self.tagger.evidence_from_columns(sound.view_as(waves), columns, self.middle)),)
 
 
 class TaggedMaskGraph(ExportGraph):
@@ -103,16 +103,16 @@ class TaggedMaskGraph(ExportGraph):
         network, encoder = self.model.network, self.model.visual
         images = frames.flatten(0, 1)
         smaller = self.smaller(images)
-        found = torch.zeros(clips * count, VOC_CLASSES, GRID, GRID, device=frames.device)
+        object_probs = torch.zeros(clips * count, VOC_CLASSES, GRID, GRID, device=frames.device)
         if encoder.segmenter is not None:
-            found = encoder.segmenter.logits(self.for_segmenter(images)).softmax(1)[:, 1:]
+            object_probs = encoder.segmenter.logits(self.for_segmenter(images)).softmax(1)[:, 1:]
         token, parts, _ = self.model.audio.encode_tags(heard.flatten(0, 1))
         audio = AudioFeatures(token.unflatten(0, (clips, count)), parts.unflatten(0, (clips, count)), heard)
         valid = torch.ones(clips, count, dtype=torch.bool, device=frames.device)
         colours, masks = smaller.unflatten(0, (clips, count)), []
         for scale in (images, smaller):
             pyramid = encoder.network(scale)
-            visual = VisualFeatures(pyramid, encoder.classifier(pyramid[-1]), found)
+            visual = VisualFeatures(pyramid, encoder.classifier(pyramid[-1]), object_probs)
             visual = visual.map(lambda x: x.unflatten(0, (clips, count)))
             output = network(visual, audio, valid)
             masks.append(ScaleMasks(output.logits, colours, output.segmenter))

@@ -92,7 +92,7 @@ def segment_video(
         return result_folder(Path(out), source, reserved_dirs)
 
     with staging_folder(target_folder(), (FFmpegError,)) as temp_dir:
-        video = source.content if private else {"path": source.place, **source.content}
+        video = source.content if private else {"path": source.real_path, **source.content}
         for name in ("masks", "classes") if semantic else ("masks",):
             (temp_dir / name).mkdir()
         tiles, shown = [], tile_numbers(count)

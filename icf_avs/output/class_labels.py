@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_CLASSES = 255  # ids are bytes, and 0 is background
-_TOGETHER = 8  # classes upsampled at a time: all 71 of a 4K frame would take 2.4 GB
+_CLASSES_AT_ONCE = 8  # classes upsampled at a time: all 71 of a 4K frame would take 2.4 GB
 
 
 def class_labels(logits: Tensor, size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def class_labels(logits: Tensor, size: tuple[int, int], mask: Tensor | None = No
     if mask is not None and not mask.any():
         return labels
     first = 0 if mask is None else 1
-    for ids in _contenders(logits[first:].float(), mask).split(_TOGETHER):
+    for ids in _contenders(logits[first:].float(), mask).split(_CLASSES_AT_ONCE):
         part = logits[None, ids + first].float()
         values, index = F.interpolate(part, size, mode="bilinear", align_corners=False)[0].max(0)
         better = values > best
@@ -43,7 +43,7 @@ def _contenders(logits: Tensor, mask: Tensor | None) -> Tensor:
     win where its maximum over the neighbourhood is below the minimum of another class.
     """
     highest, lowest = F.max_pool2d(logits, 3, 1, 1), -F.max_pool2d(-logits, 3, 1, 1)
-    possible = highest >= lowest.amax(0)
+    may_win = highest >= lowest.amax(0)
     if mask is not None:
-        possible &= F.adaptive_max_pool2d(mask[None].float(), logits.shape[1:]) > 0
-    return possible.flatten(1).any(1).nonzero()[:, 0]
+        may_win &= F.adaptive_max_pool2d(mask[None].float(), logits.shape[1:]) > 0
+    return may_win.flatten(1).any(1).nonzero()[:, 0]

@@ -52,18 +52,19 @@ def draw_legend(ids: Sequence[int], names: Sequence[str], width: int, height: in
     font, colours = ImageFont.load_default(text_size), class_colours(len(names)).tolist()
     line, gap = round(1.5 * text_size), max(2, text_size // 3)
     widths = [2 * gap + text_size + round(font.getlength(names[index])) + gap for index in ids]
-    shown, more, places = len(ids), "", _places(widths, width)
-    while places[-1][1] >= max(1, height // line) and shown > 1:
+    shown, omitted_label, positions = len(ids), "", _layout(widths, width)
+    while positions[-1][1] >= max(1, height // line) and shown > 1:
         shown -= 1
-        more = f"+{len(ids) - shown} more"
-        places = _places([*widths[:shown], gap + round(font.getlength(more)) + gap], width)
+        omitted_label = f"+{len(ids) - shown} more"
+        positions = _layout([*widths[:shown], gap + round(font.getlength(omitted_label)) + gap], width)
 
-    used = [x + w for (x, _), w in zip(places, [*widths[:shown], gap + font.getlength(more) + gap], strict=False)]
-    size = min(width, round(max(used))), min(height, line * (places[-1][1] + 1))
+    drawn_widths = [*widths[:shown], gap + font.getlength(omitted_label) + gap]
+    row_ends = [x + w for (x, _), w in zip(positions, drawn_widths, strict=False)]
+    size = min(width, round(max(row_ends))), min(height, line * (positions[-1][1] + 1))
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
-    for (x, row), index in zip(places, [*ids[:shown], None], strict=False):
-        left, top, text = x + gap, row * line + (line - text_size) // 2, more
+    for (x, row), index in zip(positions, [*ids[:shown], None], strict=False):
+        left, top, text = x + gap, row * line + (line - text_size) // 2, omitted_label
         if index is not None:
             tint, contour = (tuple(colour) for colour in colours[index])
             draw.rectangle((left, top, left + text_size - 1, top + text_size - 1), fill=tint, outline=contour)
@@ -72,15 +73,15 @@ def draw_legend(ids: Sequence[int], names: Sequence[str], width: int, height: in
     return image
 
 
-def _places(widths: list[int], width: int) -> list[tuple[int, int]]:
+def _layout(widths: list[int], width: int) -> list[tuple[int, int]]:
     """Lay items out in rows; return the start of each: (x, row)."""
-    places, x, row = [], 0, 0
+    positions, x, row = [], 0, 0
     for item in widths:
         if x and x + item > width:
             x, row = 0, row + 1
-        places.append((x, row))
+        positions.append((x, row))
         x += item
-    return places
+    return positions
 
 
 class ClassOverlay:

@@ -107,13 +107,13 @@ def object_ids(segmentation: Segmentation) -> Iterator[np.ndarray]:
             f"{video.path.name}: has {len(tracks)} objects and an indexed PNG only {COLOURS - 1} for them; convert it "
             "to tracks instead"
         )
-    present: list[list[tuple[int, Region]]] = [[] for _ in segmentation.frames]
+    regions_of_mask: list[list[tuple[int, Region]]] = [[] for _ in segmentation.frames]
     for track in tracks:
         for region in track.regions:
-            present[region.index].append((track.id, region))
-    for found in present:
+            regions_of_mask[region.index].append((track.id, region))
+    for regions in regions_of_mask:
         ids = np.zeros((video.height, video.width), np.uint8)
-        for number, region in found:
+        for number, region in regions:
             ids[region.mask] = number
         yield ids
 

@@ -88,11 +88,11 @@ def find_tracks(segmentation: Segmentation) -> tuple[Track, ...]:
 
     Raises UserError without SciPy.
     """
-    reach = max(1, round(MAX_GAP * segmentation.spec.fps)) + 1  # largest index difference of consecutive regions
+    max_index_gap = max(1, round(MAX_GAP * segmentation.spec.fps)) + 1  # of consecutive regions
     tracks: list[list[Region]] = []
     for frame in segmentation.frames:
         regions = sorted(regions_of(frame), key=lambda region: -region.area)
-        open_tracks = [track for track in tracks if frame.index - track[-1].index <= reach]
+        open_tracks = [track for track in tracks if frame.index - track[-1].index <= max_index_gap]
         links = _links([track[-1] for track in open_tracks], regions)
         for number, region in enumerate(regions):
             if number in links:

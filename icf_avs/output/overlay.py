@@ -43,18 +43,18 @@ class _Layer:
             columns = np.flatnonzero(mask[first : first + _BAND].any(axis=0))
             if len(columns):
                 part = slice(first, min(first + _BAND, len(mask))), slice(columns[0], columns[-1] + 1)
-                place = tuple(slice(side.start + by, side.stop + by) for side, by in zip(part, corner, strict=True))
-                self._bands.append((place, 256 - weight[part], add[part]))
+                region = tuple(slice(side.start + by, side.stop + by) for side, by in zip(part, corner, strict=True))
+                self._bands.append((region, 256 - weight[part], add[part]))
         # Reused buffer: allocating a new array for every frame takes as long as the arithmetic.
-        self._room = np.empty(_BAND * mask.shape[1], np.uint16)
+        self._buffer = np.empty(_BAND * mask.shape[1], np.uint16)
 
     def draw(self, plane: np.ndarray) -> None:
-        for place, keep, add in self._bands:
-            mixed = self._room[: keep.size].reshape(keep.shape)
-            np.multiply(keep, plane[place], out=mixed)
-            mixed += add
-            mixed >>= 8
-            plane[place] = mixed
+        for region, keep, add in self._bands:
+            blended = self._buffer[: keep.size].reshape(keep.shape)
+            np.multiply(keep, plane[region], out=blended)
+            blended += add
+            blended >>= 8
+            plane[region] = blended
 
 
 class Overlay:

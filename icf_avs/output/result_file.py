@@ -194,6 +194,6 @@ def is_earlier_result(folder: Path, video: Source) -> bool:
         return False
     try:
         document = json.loads((folder / "segmentation.json").read_text(encoding="utf-8"))
-        return video.is_that_of(document["source"])
+        return video.matches(document["source"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from icf_avs.results import FrameMask
 
 # Hysteresis against flicker: a word appears at one probability and disappears below another.
-COMES, GOES = 0.5, 0.3
+APPEARS_AT, DISAPPEARS_BELOW = 0.5, 0.3
 BREAK = 1.0  # seconds; a shorter pause does not end a word
 SHORTEST = 0.5  # seconds; minimum duration, so that a word can be read
 UNNAMED = "[sound]"  # for masks of a model without class names
@@ -26,15 +26,15 @@ class Subtitle(NamedTuple):
 
 def subtitles(frames: Sequence[FrameMask]) -> list[Subtitle]:
     """Return subtitles in order and without overlap; intervals without a tag have no subtitle."""
-    spans = sorted(span for word, on in _sounding(frames).items() for span in _spans(frames, word, on))
-    found: list[Subtitle] = []
+    spans = sorted(span for word, active in _sounding(frames).items() for span in _spans(frames, word, active))
+    merged: list[Subtitle] = []
     for start, end in pairwise(sorted({time for span in spans for time in span[:2]})):
-        shown = tuple(word for begin, until, word in spans if begin <= start < until)
-        if shown and found and found[-1].end == start and found[-1].words == shown:
-            found[-1] = found[-1]._replace(end=end)
-        elif shown:
-            found.append(Subtitle(start, end, shown))
-    return found
+        visible = tuple(word for begin, until, word in spans if begin <= start < until)
+        if visible and merged and merged[-1].end == start and merged[-1].words == visible:
+            merged[-1] = merged[-1]._replace(end=end)
+        elif visible:
+            merged.append(Subtitle(start, end, visible))
+    return merged
 
 
 def _sounding(frames: Sequence[FrameMask]) -> dict[str, list[bool]]:
@@ -42,23 +42,24 @@ def _sounding(frames: Sequence[FrameMask]) -> dict[str, list[bool]]:
     is active, the likeliest is.
     """
     words = {word for frame in frames for word, _ in frame.heard}
-    on = {word: [False] * len(frames) for word in (*words, UNNAMED)}
+    active = {word: [False] * len(frames) for word in (*words, UNNAMED)}
     for index, frame in enumerate(frames):
         heard = dict(frame.heard)
         for word in words:
-            on[word][index] = heard.get(word, 0.0) >= (GOES if index and on[word][index - 1] else COMES)
-        if frame.area and not any(sounds[index] for sounds in on.values()):
-            on[frame.heard[0][0] if heard else UNNAMED][index] = True
-    return on
+            threshold = DISAPPEARS_BELOW if index and active[word][index - 1] else APPEARS_AT
+            active[word][index] = heard.get(word, 0.0) >= threshold
+        if frame.area and not any(sounds[index] for sounds in active.values()):
+            active[frame.heard[0][0] if heard else UNNAMED][index] = True
+    return active
 
 
-def _spans(frames: Sequence[FrameMask], word: str, on: Sequence[bool]) -> list[tuple[float, float, str]]:
+def _spans(frames: Sequence[FrameMask], word: str, active: Sequence[bool]) -> list[tuple[float, float, str]]:
     """Return the intervals of a word: short pauses closed, short intervals extended, but not beyond the video."""
     spans: list[tuple[float, float]] = []
-    for frame, sounds in zip(frames, on, strict=True):
-        if sounds:
-            goes_on = spans and frame.start - spans[-1][1] < BREAK - 1e-6
-            spans.append((spans.pop()[0] if goes_on else frame.start, frame.end))
+    for frame, is_active in zip(frames, active, strict=True):
+        if is_active:
+            continues = spans and frame.start - spans[-1][1] < BREAK - 1e-6
+            spans.append((spans.pop()[0] if continues else frame.start, frame.end))
     return [(start, max(end, min(start + SHORTEST, frames[-1].end)), word) for start, end in spans]
 
 

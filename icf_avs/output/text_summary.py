@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from icf_avs.results import FrameMask
 
-MOST = 24  # lines; segmentation.json has the rest
+MAX_LINES = 24  # lines; segmentation.json has the rest
 
 
 def tag_lines(frames: Sequence[FrameMask]) -> Iterator[str]:
     """Yield lines of an interval and its tags with their maximum probabilities: "0:00-0:03  dog 0.93, person 0.31". If
     the masks are empty although there are tags, the line ends with "(not segmented)".
     """
-    stretches = [
-        list(same)
-        for _, same in groupby(frames, lambda frame: (bool(frame.area), frozenset(word for word, _ in frame.heard)))
+    groups = [
+        list(group)
+        for _, group in groupby(frames, lambda frame: (bool(frame.area), frozenset(word for word, _ in frame.heard)))
     ]
-    for same in stretches[:MOST]:
-        most: dict[str, float] = {}
-        for frame in same:
+    for group in groups[:MAX_LINES]:
+        max_probabilities: dict[str, float] = {}
+        for frame in group:
             for word, weight in frame.heard:
-                most[word] = max(most.get(word, 0.0), weight)
-        words = ", ".join(f"{word} {weight:.2f}" for word, weight in sorted(most.items(), key=lambda item: -item[1]))
-        empty = " (not segmented)" if words and not same[0].area else ""
-        yield f"{clock(same[0].start)}-{clock(same[-1].end)}  {words or no_word(same[0])}{empty}"
-    if len(stretches) > MOST:
-        yield f"... and {len(stretches) - MOST} more in segmentation.json"
+                max_probabilities[word] = max(max_probabilities.get(word, 0.0), weight)
+        ranked = sorted(max_probabilities.items(), key=lambda item: -item[1])
+        words = ", ".join(f"{word} {weight:.2f}" for word, weight in ranked)
+        empty = " (not segmented)" if words and not group[0].area else ""
+        yield f"{clock(group[0].start)}-{clock(group[-1].end)}  {words or no_word(group[0])}{empty}"
+    if len(groups) > MAX_LINES:
+        yield f"... and {len(groups) - MAX_LINES} more in segmentation.json"
 
 
 def no_word(frame: FrameMask) -> str:

@@ -32,7 +32,7 @@ _CLOCK = Fraction(1, 90_000)  # time base, fine enough for frames at irregular t
 # doubles the time. 23 gives a PSNR of 43 to 45 dB, at about the file size of CRF 23.
 _ENCODER = {"preset": "ultrafast", "qp": "23", "a53cc": "0"}  # no captions: drawn frames do not have them
 _MAX_RATE = 30  # frames per second; frames of faster video are dropped
-_SOUND_AT_ONCE = 1.0  # seconds of audio per batch: alternating per frame would thrash the processor's cache
+_AUDIO_BATCH_SECONDS = 1.0  # seconds of audio per batch: alternating per frame would thrash the processor's cache
 _BT601, _AS_BT601 = 5, (0, 2, 6)  # color matrices in FFmpeg's numbering; RGB, unknown and NTSC are treated as BT.601
 _PROGRESS_INTERVAL = 0.25  # seconds
 _AAC = {"aac_coder": "fast"}  # at this rate, SNR no worse than the default, in two thirds of the time
@@ -64,47 +64,49 @@ def write_video(
         packets = _audio_packets(container, info, sound)
         upcoming, packet = next(packets)
         reformatter = VideoReformatter()
-        current, overlay, sounded = -1, None, 0.0
-        for time, image, until in _at_each_mask(_kept(info, images or video_frames(info)), interval_at):
+        current, overlay, audio_written_until = -1, None, 0.0
+        for time, image, until in _at_each_mask(_limit_rate(info, images or video_frames(info)), interval_at):
             number = interval_at(time)
             if overlay is None or number != current:
                 current, overlay = number, overlay_of(mask_of(number))
                 progress(number)
-            drawn = _drawn(image, reformatter, info, overlay, encoder)
+            drawn_frame = _draw(image, reformatter, info, overlay, encoder)
             if not encoder.is_open:
-                encoder.colorspace, encoder.color_range = drawn.colorspace, drawn.color_range
+                encoder.colorspace, encoder.color_range = drawn_frame.colorspace, drawn_frame.color_range
                 encoder.color_trc, encoder.color_primaries = image.output_colour_tags
-            drawn.time_base, drawn.pts = _CLOCK, round(time / _CLOCK)
-            drawn.duration = max(1, round(until / _CLOCK) - drawn.pts)
-            container.mux(video.encode(drawn))
-            if time >= sounded:  # never ahead of the video: damage there may not be known yet
+            drawn_frame.time_base, drawn_frame.pts = _CLOCK, round(time / _CLOCK)
+            drawn_frame.duration = max(1, round(until / _CLOCK) - drawn_frame.pts)
+            container.mux(video.encode(drawn_frame))
+            if time >= audio_written_until:  # never ahead of the video: damage there may not be known yet
                 while upcoming < time:
                     container.mux(packet)
                     upcoming, packet = next(packets)
-                sounded = time + _SOUND_AT_ONCE
+                audio_written_until = time + _AUDIO_BATCH_SECONDS
         container.mux(video.encode(None))
         container.mux(packet)
         for _, packet in packets:
             container.mux(packet)
 
 
-def _kept(info: MediaInfo, images: Iterator[tuple[float, DecodedFrame]]) -> Iterator[tuple[float, DecodedFrame, float]]:
+def _limit_rate(
+    info: MediaInfo, images: Iterator[tuple[float, DecodedFrame]]
+) -> Iterator[tuple[float, DecodedFrame, float]]:
     """Yield frames as (start, frame, end), with strictly increasing times, at most one per 1/30 s."""
     # No frames of ordinary 30 Hz video are dropped: its time stamps may be rounded to milliseconds.
     slots = _MAX_RATE if info.frame_rate > 1.02 * _MAX_RATE else 1 / _CLOCK
-    held = next(images)
+    pending = next(images)
     for time, frame in images:
-        if int(time * slots + 1e-6) != int(held[0] * slots + 1e-6):
-            yield *held, time
-            held = time, frame
-    yield *held, max(info.duration, held[0])
+        if int(time * slots + 1e-6) != int(pending[0] * slots + 1e-6):
+            yield *pending, time
+            pending = time, frame
+    yield *pending, max(info.duration, pending[0])
 
 
 def _at_each_mask(
-    passed: Iterator[tuple[float, DecodedFrame, float]], interval_at: Callable[[float], int]
+    frames: Iterator[tuple[float, DecodedFrame, float]], interval_at: Callable[[float], int]
 ) -> Iterator[tuple[float, DecodedFrame, float]]:
     """Repeat a frame with a long duration for each mask that is shown during it, to an accuracy of 1/30 s."""
-    for time, frame, until in passed:
+    for time, frame, until in frames:
         begin = time
         for step in range(1, int((until - time) * _MAX_RATE)):
             moment = time + step / _MAX_RATE
@@ -114,7 +116,7 @@ def _at_each_mask(
         yield begin, frame, until
 
 
-def _drawn(
+def _draw(
     image: DecodedFrame, reformatter: VideoReformatter, info: MediaInfo, overlay: Overlay | ClassOverlay,
     encoder: av.VideoCodecContext,
 ) -> av.VideoFrame:  # fmt: skip
@@ -122,8 +124,8 @@ def _drawn(
     there is nothing to do. Color matrix and range are those of the output, which are those of its first frame.
     """
     source = image.converted(reformatter, *info.stored_size, "yuv420p")
-    if encoder.is_open and _colours(encoder) != _colours(source):
-        matrix, color_range = _colours(encoder)
+    if encoder.is_open and _matrix_and_range(encoder) != _matrix_and_range(source):
+        matrix, color_range = _matrix_and_range(encoder)
         source = reformatter.reformat(source, dst_colorspace=matrix, dst_color_range=color_range)
     size = encoder.width, encoder.height
     as_shown = info.orientation == Orientation() and size == (info.width, info.height) and source.colorspace
@@ -135,18 +137,18 @@ def _drawn(
     planes = []
     for old, new in zip(source.planes, drawn.planes, strict=True):
         stored = np.frombuffer(old, np.uint8).reshape(-1, old.line_size)[: old.height, : old.width]
-        turned = info.orientation.apply(stored)
-        rows, columns = turned.shape
+        oriented = info.orientation.apply(stored)
+        rows, columns = oriented.shape
         plane = np.frombuffer(new, np.uint8).reshape(new.height, new.line_size)[:, : new.width]
-        plane[:rows, :columns] = turned
-        plane[rows:, :columns] = turned[-1:]
+        plane[:rows, :columns] = oriented
+        plane[rows:, :columns] = oriented[-1:]
         plane[:, columns:] = plane[:, columns - 1 : columns]
         planes.append(plane)
     overlay.draw_yuv420(*planes)
     return drawn
 
 
-def _colours(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
+def _matrix_and_range(tags: av.VideoCodecContext | av.VideoFrame) -> tuple[int, int]:
     """Return color matrix and range."""
     return _BT601 if tags.colorspace in _AS_BT601 else tags.colorspace, tags.color_range or ColorRange.MPEG
 
@@ -162,10 +164,11 @@ def _audio_packets(
     """
     if sound is None and info.audio_codec == "aac" and info.audio_channels <= 2 and info.audio_unbroken:
         with open_media(info.path, info.parts) as source:
-            own = select_streams(source, info.path, info.audio_track)[1]
-            if own.codec_context.extradata:  # broadcasts have it in each packet instead, which MP4 cannot store
-                stream = container.add_stream_from_template(own)
-                for packet in _copied(info, info.clock.applied(read_packets(source, own))):
+            audio_stream = select_streams(source, info.path, info.audio_track)[1]
+            # Broadcasts have it in each packet instead, which MP4 cannot store.
+            if audio_stream.codec_context.extradata:
+                stream = container.add_stream_from_template(audio_stream)
+                for packet in _copied_packets(info, info.clock.applied(read_packets(source, audio_stream))):
                     begin, packet.stream = packet.pts * packet.time_base, stream
                     yield begin, packet
                 yield math.inf, []
@@ -181,7 +184,7 @@ def _audio_packets(
     yield math.inf, stream.encode(None)
 
 
-def _copied(info: MediaInfo, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+def _copied_packets(info: MediaInfo, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
     """Yield packets on the clock of the frames, without those known to be damaged, at which some players stop. One
     packet that ends before second 0 is kept, as the next may need it for decoding.
     """
@@ -214,7 +217,7 @@ class WriterThread:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="video-writer")
 
     def __enter__(self) -> WriterThread:
-        self._result = self._thread.submit(self._write, self._frame, self._shown)
+        self._result = self._thread.submit(self._write, self._frame, self._on_drawn)
         return self
 
     def add(self, frame: FrameMask) -> None:
@@ -244,5 +247,5 @@ class WriterThread:
                 raise _Stopped
             return self.frames[index]
 
-    def _shown(self, index: int) -> None:
+    def _on_drawn(self, index: int) -> None:
         self.drawn = index + 1

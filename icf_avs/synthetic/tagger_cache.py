@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from icf_avs.atomic_io import cache_dir, load_arrays, make_once, save_arrays
-from icf_avs.encoders.tagger_encoder import READ_OUT, WINDOW, WordTagger
+from icf_avs.encoders.tagger_encoder import TAG_SETTINGS, WINDOW, WordTagger
 from icf_avs.media.audio_file import resample
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import NOISES, SoundBank, noise, tilt_and_reverb
@@ -143,7 +143,7 @@ def _window(clip: np.ndarray, moment: int) -> np.ndarray:
 
 def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], tagger: WordTagger, variants: int) -> str:
     """Return a digest of the recordings, the network, the words and their tags."""
-    inputs = [_RECIPE, bank.recordings, class_names, variants, tagger.words, tagger.tags.tolist(), READ_OUT]
+    inputs = [_RECIPE, bank.recordings, class_names, variants, tagger.words, tagger.tags.tolist(), TAG_SETTINGS]
     digest = hashlib.sha256(repr(inputs).encode())
     for class_name in class_names:
         for reference in bank.references(class_name):
