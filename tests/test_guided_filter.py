@@ -11,7 +11,7 @@ def test_every_window_gets_the_ridge_regression_of_its_pixels() -> None:
     generator = torch.Generator().manual_seed(0)
     colours = torch.rand(2, 3, 9, 12, generator=generator) - 0.5
     values = torch.randn(2, 1, 9, 12, generator=generator)
-    slopes, level = _fit(colours, values, reach=2)
+    slopes, level = _fit(colours, values, radius=2)
     for n, row, column in ((0, 4, 5), (1, 0, 0), (1, 8, 7)):  # inside, at a corner, at a border
         window = slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3)
         inputs = colours[n][:, *window].flatten(1).double()
