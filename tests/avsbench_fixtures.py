@@ -1,7 +1,7 @@
-"""Writer of tiny sets in exactly the layouts of the public ones (PROTOCOLS, layouts on disk).
+"""Write tiny data sets in exactly the layouts of the public ones (PROTOCOLS, layouts on disk).
 
-It shares no code with the reader. Each clip is a shape on a shaded ground, a picture with alpha that is given, or
-(sprite "plain") columns of a frame of one colour; with a tone. What was written is returned: a test knows the truth.
+The writer shares no code with the reader. Each clip has a tone and one object: a disc on a shaded background, a given
+image with alpha, or (sprite "plain") columns of a single-colour frame. Written clips are returned as ground truth.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-OWN_SIZE = 192, 120  # of the videos of a custom data set
+OWN_SIZE = 192, 120  # width and height of videos of a custom data set
 NAMES = ("background", *(f"class-{i:02d}" for i in range(1, 70)), "woman")  # as many as the public 71
 
 
 @dataclass
 class Written:
-    """One clip as it was written."""
+    """A clip as written to disk."""
 
     name: str
     split: str
@@ -35,7 +35,7 @@ class Written:
 
 
 def draw(seed: int, second: int, size: tuple[int, int], sprite: Image.Image | None = None):
-    """RGB uint8 [H, W, 3] and bool [H, W] of an object that moves to the right by the second."""
+    """Frame (RGB uint8 [H, W, 3]) and mask (bool [H, W]) of an object that moves right with `second`."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     frame = np.stack([x * 150 // width, y * 150 // height, np.full_like(x, 20 * seed % 200)], -1).astype(np.uint8)
@@ -54,7 +54,7 @@ def draw(seed: int, second: int, size: tuple[int, int], sprite: Image.Image | No
 
 
 def tone(seed: int, seconds: float, rate: int = 16_000) -> np.ndarray:
-    """int16 [n] of a tone of 300 * (seed + 1) Hz."""
+    """Tone of 300 * (seed + 1) Hz, int16 [n]."""
     time = np.arange(round(seconds * rate)) / rate
     return np.round(9000 * np.sin(2 * np.pi * 300 * (seed + 1) * time)).astype(np.int16)
 
@@ -77,7 +77,7 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
 
 
 def write_pickle(path: Path, samples: np.ndarray, windows: int = 5) -> None:
-    """A log-mel feature as released: a pickled tensor that requires grad, the last window repeated if need be."""
+    """Write log-mel windows as released: a pickled tensor that requires grad, padded by repeating the last window."""
     features = log_mel(samples)[:windows]
     features = np.concatenate([features, np.repeat(features[-1:], windows - len(features), 0)])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def write_pickle(path: Path, samples: np.ndarray, windows: int = 5) -> None:
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> None:
-    """samples int16 [n], or [n, channels]."""
+    """samples: int16 [n] or [n, channels]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(path), "wb") as file:
         file.setparams((channels, 2, rate, 0, "NONE", ""))
@@ -107,7 +107,7 @@ def write_table(path: Path, header: str, rows: list[tuple]) -> None:
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: Fraction, samples: np.ndarray | None, rate=16_000) -> None:
-    """An mp4 of these pictures, with AAC sound [n] or [n, 2] if there is any."""
+    """Write frames as mp4, with AAC audio (samples int16 [n] or [n, 2]) unless None."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=fps, options={"crf": "8", "preset": "ultrafast"})
@@ -125,7 +125,7 @@ def write_video(path: Path, frames: list[np.ndarray], fps: Fraction, samples: np
 
 
 def plain(index: int, second: int, size: tuple[int, int]):
-    """A frame of one colour, and the columns below 40 * (index + 1) of 224 as its object."""
+    """Single-colour frame and its object mask: the columns below 40 * (index + 1) of 224."""
     width, height = size
     mask = np.broadcast_to(np.arange(width) < 40 * (index + 1) * width // 224, (height, width))
     return np.full((height, width, 3), (10 * second, 50 * index, 99), np.uint8), mask
@@ -161,7 +161,7 @@ def write_s4(
 
 
 def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Image.Image | str | None = None) -> list[Written]:
-    """clips: rows of the table (video_id, split); the last mask of each is empty."""
+    """clips: rows of the table (video_id, split). The last mask of each clip is empty."""
     write_table(root / "ms3_meta_data.csv", "video_id,split", clips)
     written = []
     for seed, (name, split) in enumerate(clips):
@@ -183,9 +183,9 @@ def write_avss(
     first: int = 1,
     sprite: Image.Image | str | None = None,
 ) -> list[Written]:
-    """clips: rows of the table (vid, uid, s_min, s_sec, a_obj, split, label), the class the first of a_obj's names.
+    """clips: rows of the table (vid, uid, s_min, s_sec, a_obj, split, label); the first name in a_obj is the class.
 
-    first: number of background in label2idx.json, 1 as redistributed. Pictures are of native size, 256x144.
+    first: id of background in label2idx.json, 1 as redistributed. Frames have a native size, 256x144.
     """
     write_table(root / "metadata.csv", "vid,uid,s_min,s_sec,a_obj,split,label", clips)
     (root / "label2idx.json").write_text(json.dumps({name: first + i for i, name in enumerate(names)}))
@@ -206,13 +206,13 @@ def write_avss(
 
 
 def colour(number: int) -> list[int]:
-    """PASCAL VOC's colour of a class id: its bits dealt to red, green and blue in turn, from their high bits down."""
+    """PASCAL VOC colour of a class id: its bits go to red, green, blue in turn, highest channel bit first."""
     digits = f"{number:024b}"[::-1]
     return [int(digits[channel::3].ljust(8, "0"), 2) for channel in range(3)]
 
 
 def write_left_third(path: Path, value: int, size: tuple[int, int] = OWN_SIZE) -> None:
-    """A mask of a custom data set, its left third marked."""
+    """Write a mask of a custom data set with its left third marked."""
     marked = np.zeros(size[::-1], np.uint8)
     marked[:, : size[0] // 3] = value
     path.parent.mkdir(parents=True, exist_ok=True)

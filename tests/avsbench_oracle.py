@@ -1,4 +1,4 @@
-"""A plain reader of the released layouts with the standard library, NumPy and PIL only; it shares no code with ours."""
+"""Independent reader of the released layouts (standard library, NumPy and PIL only)."""
 
 from __future__ import annotations
 

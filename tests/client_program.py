@@ -1,4 +1,4 @@
-"""A user's program: arrays in, masks out, as those of the file; then frames and sound as they come."""
+"""Example user program: segment arrays, compare with segmenting the file, then stream frames and audio."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Small videos made for the tests: every picture carries its number, the sound is given sample by sample."""
+"""Make small test videos: every frame encodes its number, the audio is given sample by sample."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from av.stream import Disposition
 
 WIDTH, HEIGHT, RATE = 160, 120, 48_000
 _LAYOUTS = {1: "mono", 2: "stereo", 4: "ambisonic 1", 6: "5.1", 8: "7.1", 9: "9 channels"}
-_BITS, _BLOCK = 8, 20  # the number is a row of black and white blocks at the top
+_BITS, _BLOCK = 8, 20  # frame number: a row of black and white blocks at the top
 
 
 def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """RGB uint8 [height, width, 3]: the number in bits on top, a red square that moves, blue at the lower left."""
+    """Frame, RGB uint8 [height, width, 3]: number in bits at the top, a moving red square, a blue lower left."""
     image = np.full((height, width, 3), 90, np.uint8)
     for bit in range(_BITS):
         image[:_BLOCK, bit * _BLOCK : (bit + 1) * _BLOCK] = 255 * (number >> bit & 1)
@@ -27,19 +27,19 @@ def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray
 
 
 def number_in(image: np.ndarray) -> int:
-    """The number that picture() wrote."""
+    """Read the number that picture() wrote."""
     centres = image[_BLOCK // 2, _BLOCK // 2 : _BITS * _BLOCK : _BLOCK].mean(axis=-1)
     return sum(1 << bit for bit in range(_BITS) if centres[bit] > 128)
 
 
 def tone(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
-    """A 440 Hz tone: float32 [channels, samples]."""
+    """440 Hz tone: float32 [channels, samples]."""
     wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
     return np.tile(wave.astype(np.float32), (channels, 1))
 
 
 def click(seconds: float, at: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
-    """Silence but for 5 ms of a loud tone that begins `at` seconds in."""
+    """Silence with 5 ms of a loud tone from `at` seconds on: float32 [channels, samples]."""
     wave = np.zeros((channels, round(seconds * rate)), np.float32)
     first, length = round(at * rate), round(0.005 * rate)
     wave[:, first : first + length] = 0.9 * np.sin(2 * np.pi * 1500 * np.arange(length) / rate)
@@ -54,10 +54,9 @@ def make_clip(
     options: dict[str, str] | None = None, movie_options: dict[str, str] | None = None, flash: float | None = None,
     pixel_aspect: Fraction = Fraction(1),
 ) -> Path:  # fmt: skip
-    """Write a video of numbered pictures (at `times`, or at `fps`) and `sound` (float32 [channels, n]) if given.
+    """Write a video of numbered frames (at `times`, or at `fps`) and, if given, `sound` (float32 [channels, n]).
 
-    `hole` (seconds) is a stretch whose sound is not written at all; the pictures of the tenth of a second from `flash`
-    on are white.
+    hole: interval (seconds) without audio packets. flash: frames in the 0.1 s from this time on are white.
     """
     times = [n / fps for n in range(round(seconds * fps))] if times is None else times
     clock = Fraction(1, 1000) if codec != "gif" else Fraction(1, 100)
@@ -81,7 +80,7 @@ def make_clip(
             frame.pts = round(time / frame.time_base)
             container.mux(video.encode(frame))
             last = number == len(times) - 1
-            if audio is not None:  # as long as the picture lasts, so that the file is interleaved as usual
+            if audio is not None:  # one block per frame, so that the file is interleaved as usual
                 until = sound.shape[1] if last else min(round(times[number + 1] * sound_rate), sound.shape[1])
                 begin = 0 if number == 0 else min(round(time * sound_rate), sound.shape[1])
                 if until > begin and not hole[0] <= time < hole[1]:
@@ -100,10 +99,9 @@ def remux(
     path: Path, *sources: Path, shift: float = 0.0, stamps: bool = True, default: int = 0, sound_first: bool = False,
     options: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """Copy the packets of the pictures of the first source and of the sound of all of them into one file.
+    """Copy the video packets of the first source and the audio packets of all sources into one file.
 
-    All is shifted by `shift` seconds; without `stamps`, the time stamps of the packets are left out. The audio track
-    number `default` (from 0) is marked as default.
+    shift: seconds added to all time stamps. stamps: False drops them. default: audio track (from 0) marked as default.
     """
     with av.open(str(path), "w", options=options or {}) as out:
         packets = []

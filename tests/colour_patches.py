@@ -1,4 +1,4 @@
-"""Videos of colour patches, their planes and tags written by the formulas of the standards, not by a converter."""
+"""Videos of colour patches. Planes and tags follow the formulas of the standards; no converter is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LUMINANCE = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.26
 
 
 def patches(signals: np.ndarray, pix_fmt: str, matrix: int = 5, full: bool = False, side: int = PATCH) -> av.VideoFrame:
-    """One patch beside the other: signals are RGB from 0 to 1, [n, 3], or [n, 4] with alpha; matrices by number."""
+    """Frame of n patches in a row. signals: RGB in 0..1, [n, 3], or [n, 4] with alpha. matrix: AVColorSpace number."""
     frame = av.VideoFrame(side * len(signals), side, pix_fmt)
     top = (1 << frame.format.components[0].bits) - 1
     low, span, chroma = (0, top, top) if full else ((top + 1) // 16, 219 * (top + 1) // 256, 224 * (top + 1) // 256)
@@ -30,7 +30,7 @@ def patches(signals: np.ndarray, pix_fmt: str, matrix: int = 5, full: bool = Fal
     if pix_fmt.startswith("gbr"):
         planes = [low + span * channel for channel in (g, b, r)]
     elif pix_fmt.startswith("gray"):
-        planes = [top * y]  # FFmpeg has grey in the full range alone
+        planes = [top * y]  # FFmpeg has grey in full range only
     elif pix_fmt.startswith("yuv"):
         middle = (top + 1) // 2
         u, v = (b - y) / (2 - 2 * blue), (r - y) / (2 - 2 * red)
@@ -53,7 +53,7 @@ def write_patches(
     path: Path, frames: Sequence[av.VideoFrame], codec: str = "ffv1", sound: np.ndarray | None = None,
     options: dict[str, str] | None = None, **tags: int,
 ) -> Path:  # fmt: skip
-    """A video of these frames, 25 a second; tags (colorspace, color_range, color_trc, color_primaries) by number."""
+    """Write frames at 25 fps. tags: colorspace, color_range, color_trc, color_primaries, as numbers."""
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=25, options=options or {})
         video.width, video.height, video.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
@@ -75,5 +75,5 @@ def write_patches(
 
 
 def seen(image: np.ndarray) -> np.ndarray:
-    """The colour in the middle of each patch, int [n, 3]."""
+    """Colour at the centre of each patch, int [n, 3]."""
     return image[image.shape[0] // 2, PATCH // 2 :: PATCH].astype(int)

@@ -1,4 +1,4 @@
-"""Pictures with masks and recordings by class on disk, in the forms that people have them: COCO, folders, ESC-50."""
+"""Images with masks and recordings by class on disk, in common layouts: COCO, folders, ESC-50."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SIZE = 320, 240
 
 
 def write_material(root: Path, catalog: Catalog, pictures: dict[str, str], sounds: dict[str, str]) -> None:
-    """Twelve photographs of two things each as coco/, the first of them also as folders photos/; recordings as ESC-50/.
+    """Write twelve images of two objects each as coco/, their first objects also as photos/; recordings as ESC-50/.
 
-    pictures, sounds: names of the classes there, by kind of the catalog.
+    pictures, sounds: class names to write, by class of the catalog.
     """
     kinds, rng = list(pictures), np.random.default_rng(0)
     images, annotations = [], []

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, the real stamps, and tiny sets on disk in the three public layouts."""
+"""Set-up for all tests: one thread, the real stamps, and tiny data sets in the three public layouts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from icf_avs.synthetic.sounds import SoundBank
 
 use_the_folder_beside()
 torch.set_num_threads(1)  # so that timings and sums do not depend on the machine
-# The same examples every time, so that a change is judged by what it changes; `--hypothesis-profile=default` searches
+# Same examples in every run, so that results are comparable; `--hypothesis-profile=default` draws new ones
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 
 class TinySets:
-    """Writes clips of plain colour: clip i is a tone of 200 * (i + 1) Hz, its object the columns below 40 * (i + 1)."""
+    """Writes single-colour clips: clip i has a tone of 200 * (i + 1) Hz; its object: the columns below 40 * (i + 1)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -39,7 +39,7 @@ class TinySets:
         fixtures.write_picture(path, np.uint8(value) * fixtures.plain(index, 0, (224, 224))[1])
 
     def s4(self, split: str, categories: list[str]) -> Path:
-        """Names begin with a dash, as some of AVSBench do."""
+        """Clip names begin with a dash, as some in AVSBench do."""
         rows = [(f"-clip_{i:05d}", i, category, split) for i, category in enumerate(categories)]
         fixtures.write_s4(self.root, rows, "plain")
         return self.root
@@ -50,7 +50,7 @@ class TinySets:
         return self.root
 
     def avss(self, split: str, parts: list[str]) -> Path:
-        """Clip i is of class i + 1."""
+        """Clip i has class i + 1."""
         names = ("background", *(f"kind-{i}" for i in range(len(parts))))
         rows = [
             (f"clip_{i:06d}", f"clip_{i:06d}_0_5000", 0, 0, f"kind-{i}_off-the-screen", split, part)
@@ -68,7 +68,7 @@ class TinySets:
 
 @pytest.fixture(scope="session")
 def catalog() -> Catalog:
-    """The real stamps, found or fetched as for a user."""
+    """The real stamps, found or downloaded."""
     return load_catalog()
 
 
@@ -84,7 +84,7 @@ def tiny(tmp_path: Path) -> TinySets:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> tuple[Path, dict[str, fixtures.Written]]:
-    """Small sets of the three public layouts side by side, and their clips by name; on S4 the picture of a stamp."""
+    """Small sets in the three public layouts, and their clips by name. S4 objects are a real stamp."""
     stem = next(stem for kind in catalog.classes for stem in kind.stems if (catalog.root / f"{stem}.png").is_file())
     root = tmp_path_factory.mktemp("AVSBench")
     written = fixtures.write_s4(root / "Single-source", S4, Image.open(catalog.root / f"{stem}.png"))
@@ -95,7 +95,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> tuple[Pa
 
 @pytest.fixture(scope="session")
 def stamps_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip or two of each Stamps set."""
+    """One or two clips of each Stamps set."""
     root = tmp_path_factory.mktemp("stamps")
     write_stamps(root, seed=5, train=1, test=2, video=False)
     return root

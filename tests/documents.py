@@ -1,6 +1,6 @@
-"""Code in documents, ```python``` and ```sh``` blocks: found, understood and run. A line right above one may mark it:
+"""Find, parse and run the ```python``` and ```sh``` blocks of documents.
 
-<!-- only read: REASON -->    right above a block: its commands must be understood, but are not run
+A line <!-- only read: REASON --> right above a block: its commands are parsed, but not run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PREFIXES = ("accelerate launch -m icf_avs", ".venv/bin/icf", "python -m icf_avs
 
 @dataclass(frozen=True)
 class Block:
-    """line: of the document, for messages; heading: the last one above."""
+    """Fenced block. line: number in the document, for messages; heading: the last one above."""
 
     language: str
     code: str
@@ -36,7 +36,7 @@ class Block:
 
 
 def read(name: str) -> str:
-    """A document of the project, by its path from the root."""
+    """Text of a project document; name: path from the root."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -59,7 +59,7 @@ def commands(code: str) -> list[str]:
 
 
 def arguments(command: str) -> list[str] | None:
-    """What `icf` is given by a command line, or None if it is another program."""
+    """Arguments that a command line passes to `icf`; None for another program."""
     for prefix in _PREFIXES:
         command = command.replace(prefix, "icf", 1) if command.startswith(prefix) else command
     name, *rest = shlex.split(command, comments=True)
@@ -67,7 +67,7 @@ def arguments(command: str) -> list[str] | None:
 
 
 def understood(command: str) -> Namespace | None:
-    """A command line of `icf` as it understands it (SystemExit if it does not); None for another program."""
+    """Parse a command line of `icf` (SystemExit if invalid); None for another program."""
     words = arguments(command)
     return None if words is None else build_parser().parse_args(_before_shell(words))
 
@@ -77,7 +77,7 @@ def _before_shell(words: list[str]) -> list[str]:
 
 
 def run_shell(code: str) -> None:
-    """Run the lines of a block in the working directory; AssertionError, with what was printed, where one fails."""
+    """Run the lines of a block in the working directory. A failing `icf` line raises AssertionError with its stderr."""
     for line in commands(code):
         words = arguments(line)
         if words is None:
@@ -90,7 +90,7 @@ def run_shell(code: str) -> None:
 
 
 def run_document(text: str) -> dict[str, Any]:
-    """Run all blocks of a document in order, Python in one name space, which is returned."""
+    """Run all blocks of a document in order; return the shared namespace of its Python blocks."""
     names: dict[str, Any] = {"__name__": "document"}
     for block in blocks(text):
         if block.language == "sh" and block.run:
@@ -101,7 +101,7 @@ def run_document(text: str) -> dict[str, Any]:
 
 
 def notebook_code(path: Path) -> str:
-    """The code of a notebook, without its `%` commands."""
+    """Code of a notebook, without its `%` commands."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     return re.sub(r"^( *)%", r"\1pass  # %", code, flags=re.MULTILINE)

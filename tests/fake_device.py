@@ -1,9 +1,9 @@
-"""A second device for machines that have none: tensors are computed on the CPU, and are said to be elsewhere.
+"""Simulate a second device on machines without one: tensors are computed on the CPU but report the other device.
 
-Within `pretended(...)` torch reports an NVIDIA GPU (or Apple's), and tensors that are put on it are `Placed`: they hold
-their values on the CPU, and every operation checks what the device would. Operands on two devices raise, but for what
-torch allows (copies, a number of no dimension in an elementwise operation, indices on the CPU); values are not read
-without a copy to the CPU; Apple's GPU has no float64 and lacks some operations. Speed and precision it cannot tell.
+Within `pretended(...)` torch reports an NVIDIA GPU (or Apple's). Tensors moved to it are `Placed`: their values are on
+the CPU, and every operation makes the device's checks. Operands on two devices raise, except where torch allows them
+(copies, zero-dimensional tensors in elementwise operations, indices on the CPU). Reading values needs a copy to the
+CPU. Apple's GPU has no float64 and lacks some operations. Speed and precision are not simulated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _INDEXED = (
 
 
 class Placed(Tensor):
-    """values: on the CPU; place: where they are said to be. To torch it is a tensor of the CPU without memory."""
+    """values: on the CPU; place: the reported device. To torch it is a CPU tensor without memory."""
 
     @staticmethod
     def __new__(cls, values: Tensor, place: torch.device) -> Placed:
@@ -70,7 +70,7 @@ class Placed(Tensor):
         if place.type == "mps":
             _check_kernel(func, args)
         values = tree_map_only(Placed, lambda x: x.values_on_cpu, (args, kwargs))
-        with torch.inference_mode(False):  # a view of a parameter is as ordinary as that
+        with torch.inference_mode(False):  # a view of a parameter must be an ordinary tensor too
             found = func(*values[0], **values[1])
             placed = tree_map_only(Tensor, lambda x: Placed(x, place), found) if place != CPU else found
         return return_and_correct_aliasing(func, args, kwargs, placed) if _aliases(func) else placed
@@ -78,12 +78,12 @@ class Placed(Tensor):
 
 @lru_cache
 def _aliases(func) -> bool:
-    """Whether an operation returns what it was given, or a view of it."""
+    """True if an operation returns an argument or a view of one."""
     return any(returned.alias_info is not None for returned in func._schema.returns)
 
 
 def _place_of(func, args: tuple, kwargs: dict) -> torch.device:
-    """Where the result of an operation is. Raises RuntimeError, as torch does, for operands on two devices."""
+    """Device of an operation's result. Raises RuntimeError, as torch does, for operands on two devices."""
     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
     if func in _COPIES:
         return tensors[0].device
@@ -107,7 +107,7 @@ def _place_of(func, args: tuple, kwargs: dict) -> torch.device:
 
 
 def _check_kernel(func, args: tuple) -> None:
-    """Raise for what PyTorch has not for Apple's GPU, or had not in the oldest version that is supported."""
+    """Raise for operations that PyTorch lacks on Apple's GPU, or lacked in the oldest supported version."""
     name = func.overloadpacket.__name__
     if name == "_adaptive_avg_pool2d" and any(x % y for x, y in zip(args[0].shape[-2:], args[1], strict=True)):
         raise RuntimeError("Adaptive pool MPS: input sizes must be divisible by output sizes.")  # PyTorch issue 96056
@@ -120,7 +120,7 @@ def _number(x: Tensor) -> bool:
 
 
 class _Move(torch.autograd.Function):
-    """A tensor to a place, and its gradient back to where it came from."""
+    """Move a tensor to a device, and its gradient back."""
 
     @staticmethod
     def forward(context, x: Tensor, place: torch.device) -> Tensor:
@@ -139,14 +139,14 @@ def _moved(x: Tensor, place: torch.device) -> Tensor:
 
 
 class _Pretend(TorchFunctionMode):
-    """Of Python's calls those that name a device or read values."""
+    """Intercepts Python calls that name a device or read values."""
 
     def __init__(self, place: torch.device) -> None:
         super().__init__()
         self.place = place
 
     def _found(self, device: Any) -> torch.device | None:
-        """The pretended device or the CPU, None for others."""
+        """The simulated device or the CPU; None for others."""
         device = device.device if isinstance(device, Tensor) else torch.device(device)
         return self.place if device.type == self.place.type else CPU if device == CPU else None
 
@@ -160,7 +160,7 @@ class _Pretend(TorchFunctionMode):
             raise TypeError(f"can't convert {args[0].device} device type tensor to numpy. Use Tensor.cpu() first.")
         if func is Tensor.tolist and isinstance(args[0], Placed):
             return args[0].values_on_cpu.tolist()
-        if func is F.one_hot and isinstance(args[0], Placed):  # which makes a tensor beside it, unseen from here
+        if func is F.one_hot and isinstance(args[0], Placed):  # makes a tensor internally, which is not intercepted
             return Placed(func(args[0].values_on_cpu, *args[1:], **kwargs), args[0].place)
         if func is Tensor.new_tensor and isinstance(args[0], Placed):
             return Placed(func(args[0].values_on_cpu, *args[1:], **kwargs), args[0].place)
@@ -179,7 +179,7 @@ class _Pretend(TorchFunctionMode):
             return func(*args, **kwargs)
         changes = {} if dtype is None else {"dtype": dtype}
         changes |= {} if layout is None else {"memory_format": layout}
-        if place.type == "mps":  # float64 has to become something else before it is there
+        if place.type == "mps":  # mps has no float64: convert before moving
             return _moved(func(x, **changes) if changes else x, place)
         moved = _moved(x, place)
         return func(moved, **changes) if changes else moved
@@ -187,7 +187,7 @@ class _Pretend(TorchFunctionMode):
 
 @contextmanager
 def pretended(name: str = "cuda:0") -> Iterator[torch.device]:
-    """In the block, and in threads that start in it, this machine has a device of that name."""
+    """Simulate a device of this name in the block and in threads started in it."""
     place = torch.device(name)
     run = threading.Thread.run
 

@@ -1,6 +1,6 @@
-"""What is frozen in tests/golden: each case by name, as values that JSON can hold. tests/test_goldens.py compares them.
+"""Cases frozen in tests/golden, by name, as JSON values. tests/test_goldens.py compares them.
 
-The videos are without loss (FFV1, PCM), so that no encoder's version moves a golden.
+Videos are lossless (FFV1, PCM), so that no golden depends on the version of an encoder.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ CLASSES = ("bell", "cat", "dog")
 
 
 def truck_scene(folder: Path) -> Clip:
-    """The scene of README's figure: a fire truck that sounds in the first three of five seconds."""
+    """Scene of the README figure: a fire truck that sounds in the first three of five seconds."""
     return write_scene(folder / "scene.mp4", ClipSpec())
 
 
 def lossless(path: Path, clip: Clip, size: tuple[int, int] | None = None) -> Path:
-    """One frame a second, at `size` (width, height) where given, and the waveform at 16 kHz."""
+    """Write one frame per second, resized to `size` (width, height) if given, and the waveform at 16 kHz."""
     frames = [Image.fromarray(frame) for frame in clip.frames]
     frames = [frame.resize(size) for frame in frames] if size else frames
     with av.open(str(path), "w") as file:
@@ -77,7 +77,7 @@ def lossless(path: Path, clip: Clip, size: tuple[int, int] | None = None) -> Pat
 
 @contextmanager
 def natural_weights(segmenter: bool = True) -> Iterator[None]:
-    """The published weights of `natural`'s frozen encoders, without those of the segmenter if wanted."""
+    """Use the published weights of `natural`'s frozen encoders; segmenter=False: without those of the segmenter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
         if not segmenter:
@@ -91,7 +91,7 @@ def natural_weights(segmenter: bool = True) -> Iterator[None]:
 
 @contextmanager
 def no_recordings() -> Iterator[None]:
-    """In place of what the tagger predicts for every recording, minutes of work: none, so that sounds are words."""
+    """Replace the tagger's predictions for all recordings (minutes of work) by none: sounds are then words."""
 
     def nothing(catalog: object, recordings: str, hears: WordTagger, **_: object) -> TaggerOutputs:
         quiet = np.zeros((2, 1, hears.dim), np.float16)
@@ -103,7 +103,7 @@ def no_recordings() -> Iterator[None]:
 
 
 def semantic_model() -> Predictor:
-    """Random weights drawn from a seed over the real encoder, shifted so that it marks half of the pixels."""
+    """Seeded random weights on the real encoder, offset so that half of the pixels are marked."""
     config = ModelConfig(CLASSES, dim=32, pixel_dim=16, layers=1, semantic=True)
     visual = build_visual(config.visual, frozen=True)
     torch.manual_seed(0)
@@ -114,17 +114,17 @@ def semantic_model() -> Predictor:
 
 
 def document(segmenter: Segmenter, video: Path, out: Path, **options: Any) -> dict[str, Any]:
-    """segmentation.json; the mask files must say the same."""
+    """Return segmentation.json after checking the mask files against the result."""
     result = segmenter.segment(video, out, **options)
     for frame, path in zip(result.frames, sorted((result.folder / "masks").iterdir()), strict=True):
         assert np.array_equal(np.asarray(Image.open(path)) > 127, frame.mask)
     found = json.loads((result.folder / "segmentation.json").read_text(encoding="utf-8"))
-    del found["source"], found["made_with"]["versions"]  # of this machine
+    del found["source"], found["made_with"]["versions"]  # machine-specific
     return found
 
 
 def segmentations(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
-    """One of six clips, by its case."""
+    """Segment the clip as in one of SEGMENTATIONS."""
     size = (171, 97) if name == "odd-size" else (320, 180)
     video = lossless(folder / "clip.mkv", clip, size)
     if name == "semantic":
@@ -139,12 +139,12 @@ SEGMENTATIONS = ("stamps", "natural", "natural-no-segmenter", "words", "semantic
 
 
 def pooled(logits: torch.Tensor) -> list[Any]:
-    """[T,h,w] -> mean of 8 x 8 cells, as lists."""
+    """Logits [T,h,w] -> means of 8 x 8 cells, as lists."""
     return torch.nn.functional.adaptive_avg_pool2d(logits.float(), 8).double().numpy().round(4).tolist()
 
 
 def fixed_batch(spec: ClipSpec, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two frames of the scene, uint8 [2,S,S,3], with their windows of sound [2,window] at the model's rate."""
+    """Two frames of the scene, uint8 [2,S,S,3], and their audio windows [2,window] at the model's sample rate."""
     frames = resize_frames(torch.from_numpy(np.stack([clip.frames[second] for second in (1, 4)])), spec.image_size)
     wave = np.repeat(clip.waveform, spec.sample_rate // 16_000)
     starts = [max(0, spec.window_start(second)) for second in (1, 4)]
@@ -153,7 +153,7 @@ def fixed_batch(spec: ClipSpec, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def logits(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
-    """What a shipped checkpoint holds (keys and shapes) and what it answers to the fixed batch."""
+    """Keys and shapes of a shipped checkpoint, and its logits for the fixed batch."""
     with natural_weights():
         model = load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
         prediction = Predictor(model).predict(*fixed_batch(model.spec, clip))
@@ -162,7 +162,7 @@ def logits(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
 
 
 def onnx_logits(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
-    """The signature of the exported file and its answer to the fixed batch."""
+    """Signature of the exported file, and its logits for the fixed batch."""
     export_command(name, folder, "onnx", folder)
     session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
     spec = load_checkpoint(CHECKPOINTS / f"{name}.safetensors").spec
@@ -176,8 +176,9 @@ def onnx_logits(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
 
 
 def ten_steps(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
-    """Every term of the loss in ten steps of a recipe in small, and what shows how it learns but for a share of nearest
-    neighbours: where two are equally near, rounding decides.
+    """Loss terms and diagnostics of ten steps of a reduced recipe.
+
+    Without the nearest-neighbour share "z* of another class", where rounding decides ties.
     """
     torch.manual_seed(0)
     config, source = _small(name, folder)
@@ -214,7 +215,7 @@ TEN_STEPS = ("stamps", "natural", "s4", "ms3", "avss")
 
 
 def command_help(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
-    """What every command says of itself; usage lines are wrapped unlike by every version of Python."""
+    """Help of every command, without usage lines: Python versions wrap them differently."""
     return {command.prog: _help(command) for command in _commands(build_parser())}
 
 

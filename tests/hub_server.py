@@ -1,6 +1,6 @@
-"""As much of the Hugging Face hub as loading a model needs, over HTTP, from a folder of repositories.
+"""Local stand-in for the Hugging Face hub: serves a folder of repositories, as far as loading a model needs.
 
-Of the hub's interface: GET of api/models/NAME/revision/REVISION, GET and HEAD of NAME/resolve/REVISION/FILE.
+Supported: GET of api/models/NAME/revision/REVISION, GET and HEAD of NAME/resolve/REVISION/FILE.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Serves server.root/user/name; server.reads has the paths that were read. Every commit that is asked for has the
-    same files.
-    """
+    """Serves server.root/user/name; server.reads lists the requested paths. All commits have the same files."""
 
     protocol_version = "HTTP/1.1"
 
@@ -73,7 +71,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def hub_in(root: Path, patch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTTPServer]:
-    """The hub of this process is a server on this machine, with the repositories in `root`/hub; the cache is empty."""
+    """Use a local hub in this process, with the repositories in `root`/hub and an empty cache."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.root, server.reads = root / "hub", []
     server.url = url = f"http://127.0.0.1:{server.server_port}"
@@ -82,8 +80,8 @@ def hub_in(root: Path, patch: pytest.MonkeyPatch) -> Iterator[http.server.Thread
     thread.start()
     patch.setattr(constants, "HF_HUB_CACHE", str(root / "cache"))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage is a service of its own
-    patch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # else it asks for more, and keeps the answers
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a separate storage service
+    patch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would make and cache further requests
     patch.setattr(constants, "ENDPOINT", url)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     yield server

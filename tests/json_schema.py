@@ -1,4 +1,4 @@
-"""Whether a JSON value is as its schema says: the part of JSON Schema that segmentation.schema.json uses."""
+"""Validate a JSON value against its schema: the part of JSON Schema that segmentation.schema.json uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OTHERS = {"$schema", "$defs", "$ref", "title", "description", "type", "anyOf", 
 
 
 def faults(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None, where: str = "$") -> Iterator[str]:
-    """A line for each. Raises AssertionError for a keyword that is not known here."""
+    """Yield a line per violation. Raises AssertionError for an unknown schema keyword."""
     root = root or schema
     assert not schema.keys() - _OTHERS - _BOUNDS.keys(), where
     if "$ref" in schema:

@@ -13,7 +13,7 @@ from icf_avs.types import ClipSpec, Prediction
 
 
 class Listener(MaskPredictor):
-    """Knows the tiny sets: marks the object of the picture exactly if the sound is that object's tone."""
+    """Marks the object of a tiny-set frame exactly if the audio is that object's tone; if `deaf`, always."""
 
     classes = ()
 
@@ -36,6 +36,6 @@ class Listener(MaskPredictor):
 
 
 def loads(predictor: MaskPredictor, patch: pytest.MonkeyPatch, name: str = "listener") -> None:
-    """Have the commands load this model as their checkpoint."""
+    """Make the commands load this model as their checkpoint."""
     loaded = SimpleNamespace(predictor=predictor, name=name)
     patch.setattr(pretrained, "load", lambda checkpoint, device="auto": loaded, raising=False)

@@ -1,4 +1,4 @@
-"""The clips of which the tests write small sets in the three public layouts."""
+"""Clips of the small test sets in the three public layouts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from icf_avs.encoders.vggish import load_vggish_audio
 
 
 def use_reduced_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks of the published widths with one block a stage and random weights: the real ones are elsewhere."""
+    """Use networks of the published widths with one block per stage and random weights, without downloads."""
     for name in ("pvt-v2-b5", "resnet-50", "swin-b"):
 
         def build(name: str = name, **options: object) -> torch.nn.Module:
@@ -22,7 +22,7 @@ def use_reduced_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setitem(registry.VISUAL, name, build)
     torch.manual_seed(0)
-    heard = load_vggish_audio(32, random=True)  # frozen, so no checkpoint has it: the same for all
+    heard = load_vggish_audio(32, random=True)  # frozen, so no checkpoint contains it: one network for all
     monkeypatch.setitem(registry.AUDIO, "vggish", lambda dim, **_: copy.deepcopy(heard))
     monkeypatch.setattr(text_encoders, "load_text_encoder", lambda source: load_minilm())
     monkeypatch.setitem(registry.TEXT, "clip", lambda names: torch.nn.functional.normalize(_random(len(names)), dim=-1))

@@ -1,4 +1,4 @@
-"""A digest of scenes by their values, the same on every processor: the last bits of NumPy's exp and power are not."""
+"""Digest of scenes, equal on every processor: values are rounded, as the last bits of NumPy's exp and power differ."""
 
 from __future__ import annotations
 

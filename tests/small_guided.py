@@ -17,7 +17,7 @@ from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import Batch, ClipSpec
 
 NAMES = ("bell", "cat", "dog", "drum", "train")
-SIZE = 64  # pixels of a picture
+SIZE = 64  # frame size in pixels
 WIDTHS = (6, 8, 10, 12)  # channels of the pyramid
 PARTS = {
     "implicit_text": ImplicitTextConfig(free_words=3, tokens=2, segment=2),
@@ -28,7 +28,7 @@ COMBINATIONS = [dict(zip(PARTS, switches, strict=True)) for switches in product(
 
 
 class NoPictures(nn.Module):
-    """Stands where the visual encoder is; the batches bring the pyramid along."""
+    """Stand-in for the visual encoder: batches contain the pyramid."""
 
     channels = WIDTHS
 
@@ -36,7 +36,7 @@ class NoPictures(nn.Module):
 def small_model(
     seed: int = 0, names: tuple[str, ...] = NAMES, semantic: bool = False, **switches: bool
 ) -> SegmentationModel:
-    """dim 32, 16 channels of pixels; a part is built unless switched off by its name."""
+    """Guided network with dim 32 and pixel_dim 16; a part set to False by its name is left out."""
     torch.manual_seed(seed)
     parts: dict[str, Any] = {name: part if switches.get(name, True) else None for name, part in PARTS.items()}
     config = ModelConfig(names, dim=32, pixel_dim=16, semantic=semantic, **parts)
@@ -44,14 +44,14 @@ def small_model(
 
 
 def small_host(network: str, seed: int = 0) -> SegmentationModel:
-    """A network by its name in networks/build.py, dim 32, without a visual encoder."""
+    """Network by its name in networks/build.py, dim 32, without a visual encoder."""
     torch.manual_seed(seed)
     config = ModelConfig(NAMES, network, dim=32, pixel_dim=16, **dict.fromkeys(PARTS))
     return build_model(config, ClipSpec(image_size=SIZE), NoPictures())
 
 
 def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = len(NAMES)) -> Batch:
-    """Clip i sounds kind i (modulo `kinds`) in every frame, a rectangle; the next kind is silent beside it."""
+    """In clip i, class i (modulo `kinds`) sounds in every frame, its mask a rectangle; the next class is silent."""
     generator = torch.Generator().manual_seed(seed)
     lead = (clips, frames)
     pyramid = [
@@ -73,17 +73,17 @@ def random_batch(clips: int = 3, frames: int = 2, seed: int = 0, kinds: int = le
 
 
 def run(model: SegmentationModel, batch: Batch, training: bool = True, **given: Any) -> GuidedOutput:
-    """training: with counterfactuals; given: what else `GuidedNetwork.decode` takes."""
+    """training: with counterfactuals; given: further arguments of `GuidedNetwork.decode`."""
     return model(batch.visual, batch.waveforms, batch.valid, sounding=batch.sounding if training else None, **given)
 
 
 def loss_terms(model: SegmentationModel, batch: Batch, output: GuidedOutput | None = None) -> dict[str, Tensor]:
-    """Of an output, by default that of `run`."""
+    """Loss terms of an output, by default that of `run`."""
     output = run(model, batch) if output is None else output
     return guided_loss(output, batch, model.network.joint_embedding, GuidedLossWeights())
 
 
 def chosen(batch: Batch, clips: torch.Tensor) -> Batch:
-    """The clips of that order."""
+    """Batch of the given clips, in this order."""
     parts = {name: value[clips] for name, value in vars(batch).items() if torch.is_tensor(value)}
     return replace(batch, pyramid=[level[clips] for level in batch.pyramid], **parts)

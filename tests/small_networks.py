@@ -17,7 +17,7 @@ DIM = 32
 
 
 class SmallVisual(nn.Module):
-    """frames uint8 [N,H,W,3] -> four levels, strides 4 to 32, sizes rounded up as those of the real encoders."""
+    """frames uint8 [N,H,W,3] -> four levels, strides 4 to 32, sizes rounded up as in the real encoders."""
 
     channels = WIDTHS
 
@@ -60,11 +60,11 @@ BUILDERS: dict[str, Callable[..., Network]] = {
 
 
 def small_network(name: str, train_visual: bool = False, **options: Any) -> Network:
-    """In evaluation mode, no parameter left at zero. The visual encoder asks for gradients only where it trains."""
+    """Network in evaluation mode, no parameter all zero. The visual encoder requires gradients only if trained."""
     torch.manual_seed(0)
     visual = SmallVisual().requires_grad_(train_visual)
     network = BUILDERS[name](visual, LogMelEncoder(AUDIO), train_visual=train_visual, **options)
-    for parameter in network.parameters():  # as after some training: what starts at zero passes no gradient on
+    for parameter in network.parameters():  # all-zero parameters pass on no gradient
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     return network.eval()

@@ -1,4 +1,4 @@
-"""A run of ten steps on a handful of real scenes, which several files of tests share."""
+"""Training run of ten steps on a few real scenes, for several test files."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def frozen_encoder() -> EfficientNetLite0:
 
 
 def tiny_data() -> StampsData:
-    """The scenes of TINY, rendered once a cache."""
-    frozen_encoder()  # now, because building it draws random numbers
+    """Scenes of TINY, rendered once per cache."""
+    frozen_encoder()  # build it now: this draws random numbers
     return StampsData(TINY, None, 1, lambda *_: None)
 
 
 def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
-    """Scenes and frozen encoder are loaded once; random vectors stand for the text encoder, which takes ten seconds."""
+    """Load scenes and frozen encoder once; use random vectors instead of the text encoder, which takes ten seconds."""
 
     def loaded(config: TrainConfig, *_: object) -> StampsData:
         again = copy.copy(data)
@@ -64,7 +64,7 @@ def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
 
 
 def broken_off(folder: Path, config: TrainConfig, after: int, source: Path | None = None) -> None:
-    """Begin a run and interrupt it after so many steps."""
+    """Start a run and interrupt it after `after` steps."""
 
     def report(stage: str, done: int, total: int, values: dict[str, float]) -> None:
         if done == after:

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all: their permissions, and what dead processes leave."""
+"""Atomic writing of files and folders: permissions, and clean-up after dead processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def started(*arguments: str | Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup has them ignore
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup makes them ignore it
     )
 
 
@@ -87,12 +87,12 @@ def test_what_a_dead_process_left_goes_and_what_a_live_one_makes_stays(tmp_path:
     live, dead = started("-c", HOLD, tmp_path), started("-c", HOLD, tmp_path)
     for process in (live, dead):
         assert process.stdout.readline() == "ready\n"
-    (tmp_path / ".icf-mine").mkdir()  # something else of such a name
+    (tmp_path / ".icf-mine").mkdir()  # an unrelated folder with a similar name
     dead.kill()
     dead.wait()
     assert len(os.listdir(tmp_path)) == 3
     with unfinished_folder(tmp_path) as own, unfinished_folder(tmp_path):
-        assert own.is_dir() and len(os.listdir(tmp_path)) == 4  # its own twice, the live one's, mine
+        assert own.is_dir() and len(os.listdir(tmp_path)) == 4  # two of this process, one of the live one, .icf-mine
         assert len(list(tmp_path.glob(".icf-*/new/big"))) == 1
     live.terminate()
     live.wait()
@@ -103,7 +103,7 @@ def test_what_a_dead_process_left_goes_and_what_a_live_one_makes_stays(tmp_path:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of `icf segment` for a video, with nothing marked."""
+    """Result folder of `icf segment` with empty masks, beside its video."""
     clip = make_clip(tmp_path_factory.mktemp("result") / "long.mp4", seconds=20, size=(640, 480), sound=tone(20))
     return segment_video(Silent(), clip, clip.parent, fps=1).folder
 
@@ -117,7 +117,7 @@ class Silent(MaskPredictor):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_command_that_is_ended_leaves_nothing(number: int, result: Path, tmp_path: Path) -> None:
-    """Or, where it cannot clean up, its remains go with the next result there."""
+    """After SIGKILL, the next write into the folder removes the leftovers."""
     out = tmp_path / "out"
     run = started("-m", "icf_avs", "segment", result.parent / "long.mp4", "--out", out, "--checkpoint", "stamps")
     while not list(out.glob(".icf-*/new/masks/*.png")) and run.poll() is None:

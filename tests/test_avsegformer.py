@@ -1,4 +1,4 @@
-"""AVSegFormer against the facts of its public description: parameters, mixer, queries."""
+"""AVSegFormer against its published description: parameters, mixer, queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PVT = (64, 128, 320, 512)
 
 
 def public_parameters(widths: tuple[int, ...], classes: int) -> int:
-    """Audio projection and head, counted from the layers of the description."""
+    """Number of parameters without the encoders, counted from the described layers."""
 
     def linear(inputs: int, outputs: int, bias: bool = True) -> int:
         return inputs * outputs + (outputs if bias else 0)

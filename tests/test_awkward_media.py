@@ -1,7 +1,7 @@
-"""Awkward files through the whole of `icf segment`: the right masks at the right times, or one clear line.
+"""Unusual files through all of `icf segment`: correct masks at the correct times, or a one-line error.
 
-Sound and frames are held together by a clap: a flash and a click at one known second, found again in what the model
-is given. Plain containers, turned frames and the like on their own: test_media.py, test_segment.py.
+Synchrony is tested by a clap: a flash and a click at a known time, located in the inputs of the model. Common
+containers, rotated frames and the like: test_media.py, test_segment.py.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from icf_avs.types import ClipSpec
 
 pytestmark = pytest.mark.full
 
-CLAP = 1.0  # second of the flash and of the click
-ALIGNED = 0.04  # seconds
+CLAP = 1.0  # time of flash and click in seconds
+ALIGNED = 0.04  # tolerance in seconds
 MJPEG = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "sound_codec": "pcm_s16le"}
 
 
 def heard_and_seen(path, fps=50.0, **settings):
-    """(second of the click, second of the flash, result) by what the model was given at `fps` masks a second."""
+    """Times of click and flash in the model's inputs at `fps` masks per second, and the result."""
     model = Witness()
     result = segment_video(model, path, fps=fps, **settings)
     # Mask i is of the frame at (i + 1/2)/fps: the flash began between the one before and this one.
@@ -55,13 +55,13 @@ def assert_clap(path, at=CLAP, fps=50.0, **settings):
 
 
 def clap(path, **settings):
-    """Two seconds with a clap."""
+    """Write a two-second video with a clap."""
     return make_clip(path, flash=CLAP, **{"sound": click(2, at=CLAP), **settings})
 
 
 TIMES = sorted({0.0, CLAP, *(round(random.Random(n).uniform(0, 2), 3) for n in range(30))})
 X265 = {"x265-params": "log-level=none"}
-CLAPS = [  # name, what is special about it; other containers: test_media.py
+CLAPS = [  # name, options; other containers: test_media.py
     ("a.mkv", {"sound_codec": "flac"}),
     ("a.mkv", {"codec": "libx265", "sound_codec": "ac3"}),
     ("a.webm", {"codec": "libvpx-vp9", "sound_codec": "libopus"}),
@@ -69,7 +69,7 @@ CLAPS = [  # name, what is special about it; other containers: test_media.py
     ("a.avi", {"codec": "mpeg4", "sound_codec": "pcm_s16le"}),
     ("a.mpg", {"codec": "mpeg2video", "sound_codec": "mp2"}),
     ("a.flv", {"codec": "flv1"}),
-    ("a.mov", {"codec": "gif", "pix_fmt": "rgb8", "fps": 25}),  # a GIF has no sound, but may lie in what has
+    ("a.mov", {"codec": "gif", "pix_fmt": "rgb8", "fps": 25}),  # GIF frames in a container with audio
     ("a.mp4", {"times": TIMES, "movie_options": {"use_editlist": "1"}}),
     ("a.mkv", {"times": TIMES}),
     *[("a.mp4", {"fps": fps}) for fps in (10, 12, 60, 120)],
@@ -93,7 +93,7 @@ def test_clap(tmp_path, name, special):
     [
         *[(name, shift, CLAP) for name in ("a.mp4", "a.mkv", "a.ts") for shift in (5.0, 4_000.0)],
         ("a.ts", -7.3, CLAP),
-        ("a.mp4", -0.5, CLAP - 0.5),  # what lies before zero is not shown
+        ("a.mp4", -0.5, CLAP - 0.5),  # frames before zero are not shown
     ],
 )
 def test_clap_where_the_clock_begins_elsewhere(tmp_path, name, shift, at):
@@ -103,7 +103,7 @@ def test_clap_where_the_clock_begins_elsewhere(tmp_path, name, shift, at):
 
 
 def test_one_frame_behind_its_sound_in_the_file(tmp_path):
-    """The decoder gives the only frame at the end of its stream, which is not the first."""
+    """The decoder returns the only frame at the end of the video stream, which is not the first stream."""
     source = make_clip(tmp_path / "source.mp4", times=[0.0], sound=tone(0.5), options={"bf": "2"})
     assert len(segment_video(Witness(), remux(tmp_path / "a.mkv", source, sound_first=True))) == 1
 
@@ -116,10 +116,10 @@ def test_streams_that_begin_in_the_middle_are_left_out(tmp_path):
     """Found by fuzzing: PyAV fails at the end of a file that has other streams than at its beginning."""
     first = clap(tmp_path / "first.ts").read_bytes()
     other = bytearray(make_clip(tmp_path / "other.ts", seconds=1, sound=tone(1)).read_bytes())
-    for at in range(0, len(other), 188):  # a packet of 188 bytes has the number of its stream in 13 bits of its head
+    for at in range(0, len(other), 188):  # a 188-byte packet has its stream number in 13 header bits
         if int.from_bytes(other[at + 1 : at + 3], "big") & 0x1FFF in (0x100, 0x101):
             other[at + 2] |= 0x80
-    nothing = (b"G\x1f\xff\x10" + bytes(184)) * 40_000  # more than is looked at when the file is opened
+    nothing = (b"G\x1f\xff\x10" + bytes(184)) * 40_000  # more than is probed when the file is opened
     path = tmp_path / "both.ts"
     path.write_bytes(first + nothing + other)
     with av.open(str(path)) as container, pytest.raises(IndexError):
@@ -183,7 +183,7 @@ def test_one_frame_lasts_as_long_as_its_sound(tmp_path, name, codec):
     overlay = probe(result.folder / "overlay.mp4")
     assert overlay.duration == pytest.approx(3, abs=0.1)
     drawn = [(image < 250).any() for _, image in read_frames(overlay, [0.5, 1.5, 1.95, 2.05, 2.9])]
-    assert drawn == [False, False, False, True, True]  # the overlay changes while the frame does not
+    assert drawn == [False, False, False, True, True]  # the mask changes while the frame does not
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 200), (500, 1), (161, 121), (3840, 2160)])
@@ -226,7 +226,7 @@ def test_audio_track_is_the_one_asked_for(tracks, tmp_path, track, at):
     heard, seen, result = heard_and_seen(tracks, out=tmp_path, audio_track=track)
     assert heard == pytest.approx(at, abs=ALIGNED) and seen == pytest.approx(CLAP, abs=ALIGNED)
     assert result.video.audio_track == (track or 2)
-    wave = AudioWindows(result.folder / "overlay.mp4").read(0, 32_000)  # the overlay has that sound as well
+    wave = AudioWindows(result.folder / "overlay.mp4").read(0, 32_000)  # the overlay has the same audio
     assert np.abs(wave).argmax() / 16_000 == pytest.approx(at, abs=ALIGNED)
 
 
@@ -256,7 +256,7 @@ def test_more_than_a_day_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def scratched(tmp_path_factory):
-    """A packet of sound in 190 is damaged, and one frame; AAC, which the overlay video copies."""
+    """Video with one damaged frame and one damaged AAC packet of 190; the overlay video copies AAC."""
     path = make_clip(tmp_path_factory.mktemp("scratched") / "a.mp4", seconds=4, sound=tone(4), options={"bf": "0"})
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
@@ -277,7 +277,7 @@ def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
     assert document["repaired"] == {"damaged_pictures": 1, "damaged_sound": 1} and len(document["frames"]) == 4
     assert len(read_segmentation(tmp_path / "a")) == 4
     assert told in run_inference(Segmenter(Witness(), ""), scratched, tmp_path, Limits()).summary
-    overlay = probe(tmp_path / "a" / "overlay.mp4")  # which leaves the damaged packet out
+    overlay = probe(tmp_path / "a" / "overlay.mp4")  # without the damaged packet
     wave = AudioWindows(overlay).read(0, 64_000)
     assert overlay.audio_codec == "aac" and not overlay.repaired.damaged_audio
     assert overlay.duration == pytest.approx(4, abs=0.05) and np.abs(wave[62_000:63_500]).max() > 0.25  # to the end
@@ -308,7 +308,7 @@ def test_a_long_still_frame_with_sound_is_no_jump(tmp_path):
 
 
 def test_masks_and_clap_behind_a_long_stretch(monkeypatch):
-    """benchmarks/long_media.py, which goes to three hours, for a minute and a quarter."""
+    """benchmarks/long_media.py with 75 seconds instead of up to three hours."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     wrong, _ = importlib.import_module("long_media").measured(75)
     assert wrong == 0
@@ -333,12 +333,12 @@ def test_truncated_at_any_byte(tmp_path, name):
             assert end < len(data)
         else:
             answered += 1
-            assert result.video.duration > 0.85 or name == "a.ts", end  # which says nowhere how long it is
+            assert result.video.duration > 0.85 or name == "a.ts", end  # .ts does not store its duration
     assert answered < len(ends) or name == "a.ts"
 
 
 def test_sound_that_cannot_be_opened_leaves_nobody_waiting(tmp_path, monkeypatch):
-    """Found by fuzzing: the overlay video, in its thread, waited for masks that would never come."""
+    """Found by fuzzing: the thread of the overlay video waited for masks that never came."""
     path, said = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1)), []
 
     def broken(*_):

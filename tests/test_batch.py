@@ -1,4 +1,4 @@
-"""Many videos: real processes over small clips, one of them killed; the same bytes as one video at a time."""
+"""Many videos: several real processes, one of them killed, write the same bytes as single calls."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from icf_avs.serve.run_inference import run_inference
 
 pytestmark = pytest.mark.full
 
-THRESHOLD = 1e-4  # so low that the shipped model marks something in clips that it knows nothing of
+THRESHOLD = 1e-4  # low enough that the shipped model marks something in unfamiliar clips
 SETTINGS = JobSettings("stamps", "", 1.0, THRESHOLD, False, None)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Three videos in a folder, and what `icf segment` writes for each of them alone."""
+    """Folder of three videos, and the segmentation.json of each one segmented alone."""
     root = tmp_path_factory.mktemp("corpus")
     (root / "day").mkdir()
     make_clip(root / "day" / "a.mp4", seconds=2, sound=tone(2))
@@ -178,7 +178,7 @@ def test_what_counts_as_done(corpus, settings, tmp_path):
 def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_part_is_missing(
     corpus, tmp_path, monkeypatch, capsys
 ):
-    """natural, its segmenter's weights first out of reach and then here."""
+    """Checkpoint natural, its segmenter weights first unavailable, then available."""
     video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
     (tmp_path / "weights").mkdir()
     shutil.copy(published_weights(), tmp_path / "weights")
@@ -219,7 +219,7 @@ def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_pa
 
 
 def kill_one_in_the_middle(out: Path, killed: list[int]) -> None:
-    """SIGKILL the process of the long video when its first mask is there."""
+    """SIGKILL the process of the long video once it has written a mask."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         children = multiprocessing.active_children()
@@ -269,7 +269,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_its_remains_go_with_the_next
     while not any(out.glob(".icf-*/new/*/new/.icf-*/new/masks/000001.png")) and time.monotonic() < deadline:
         time.sleep(0.005)
     run.kill()
-    run.communicate(timeout=30)  # until its worker has closed its end as well
+    run.communicate(timeout=30)  # until its worker has closed the pipe too
     assert [name[:5] for name in os.listdir(out)] == [".icf-"]
 
     path = write(root / "next.csv", "video", "day/a.mp4")
@@ -297,7 +297,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(corpus, settings, tmp_path)
 
 
 def test_words_hold_for_a_whole_manifest(corpus, tmp_path, monkeypatch):
-    """Words that the model cannot be asked for are refused before any work; others are part of what makes a result."""
+    """Words unknown to the model are refused before any work; other words are part of a job's record."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     for words, told in (("thunder", "nothing to segment: thunder: no visible"), ("gitar", "did you mean guitar")):
         with pytest.raises(UserError, match=told):

@@ -1,4 +1,4 @@
-"""The writer: layouts as the public sets have them, the same bytes from any number of workers, resumption."""
+"""Stamps writer: public layouts, identical bytes for any number of workers, resumption."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_second_call_writes_only_what_is_missing(root: Path) -> None:
 
 
 def test_clips_of_other_settings_are_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of a run that was interrupted at its first clip."""
+    """Also after a run that was interrupted at its first clip."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def test_clips_of_other_settings_are_not_mixed_in(tmp_path: Path, monkeypatch: p
         write_stamps(tmp_path, seed=5, test=1)
     with pytest.raises(UserError, match="holds clips of another --seed, or of more than are asked for; choose"):
         write_stamps(tmp_path, seed=6, test=1, video=False)
-    write_stamps(tmp_path, seed=5, test=2, video=False)  # more of the same goes on
+    write_stamps(tmp_path, seed=5, test=2, video=False)  # the same seed may be extended
     listed = {record.name for record in read_set(tmp_path / "Single-source", "test")}
     assert {path.stem for path in (tmp_path / "Single-source").rglob("*.wav")} == listed
 
@@ -139,7 +139,7 @@ def test_a_video_has_the_same_bytes_every_time(tmp_path: Path) -> None:
     pictures = [render_frame(scene, number / 25, (320, 240))[0] for number in range(20)]
     rng, written = np.random.default_rng(0), set()
     for _ in range(6):
-        # Stir the memory that the encoder is given: what it leaves uninitialised must not matter.
+        # Fill freed memory with noise: what the encoder leaves uninitialised must not matter.
         stirred = [rng.integers(0, 256, rng.integers(1000, 3_000_000), dtype=np.uint8) for _ in range(6)]
         del stirred
         write_mp4(tmp_path / "x.mp4", pictures, (320, 240), np.zeros(12_800, np.int16))

@@ -1,4 +1,4 @@
-"""The benchmarks run at a tiny size and write the right columns; the reference computes what TPAVI does."""
+"""Benchmarks run at a tiny size and write the expected columns; the reference network equals TPAVI."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ COLUMNS = "benchmark,ours,reference,reference_name,ratio,unit,device,threads,rev
 
 
 def named(rows) -> dict[tuple[str, str], table.Row]:
-    """Rows by benchmark and reference; every one of them has figures."""
+    """Rows by benchmark and reference, after checking that each one has figures."""
     found = {(row.benchmark, row.reference_name): row for row in rows}
     for row in found.values():
         assert float(row.reference) > 0, row
-        if "-overhead" not in row.benchmark:  # a difference, which at a tiny size is mostly chance
+        if "-overhead" not in row.benchmark:  # a difference: mostly noise at a tiny size
             assert float(row.ours) > 0 and float(row.ratio) > 0, row
         assert row.unit and row.device and row.threads == "1" and row.revision
     return found
@@ -52,7 +52,7 @@ def named(rows) -> dict[tuple[str, str], table.Row]:
 
 @pytest.mark.parametrize(("encoder", "millions"), [(models.RESNET, 91.40), (models.PVT, 101.32)])
 def test_tpavi_has_the_parameters_that_are_public(encoder: models.Encoder, millions: float):
-    """VGGish not counted; the public ResNet-50 holds its stages 3 and 4 twice and uses them once."""
+    """VGGish not counted. The public ResNet-50 contains stages 3 and 4 twice and uses them once."""
     network = models.build(models.PUBLISHED, encoder, train=True).network
     unused = [] if encoder is models.PVT else network.visual.network.encoder.stages[2:]
     count = [sum(p.numel() for p in part.parameters()) for part in (network, *unused)]
@@ -65,7 +65,7 @@ def test_tpavi_as_published_computes_what_ours_does(name: str):
     encoder = models.Encoder(name, depths=(1, 1, 1, 1))
     ours, theirs = (models.build(network, encoder) for network in ("tpavi", models.PUBLISHED))
     for interact in ours.network.interact:
-        nn.init.normal_(interact.batch_norm.weight)  # begins as zero: the sound would change nothing
+        nn.init.normal_(interact.batch_norm.weight)  # initialised to zero: audio would have no effect
     theirs.load_state_dict(ours.state_dict())
     given = models.batch(frames=2, size=64)
     with torch.inference_mode():

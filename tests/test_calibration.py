@@ -1,4 +1,4 @@
-"""The offset of the mask logits: hand-worked, and on a model that is too cautious by a known amount."""
+"""Calibration of the offset of mask logits: worked by hand, and on models with a known bias."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_iou_of_each_offset_by_hand():
 
 
 def halves() -> Batch:
-    """Two pictures, the left half of each is what sounds there; what sounds in one is not in the other."""
+    """Two frames of different classes; the left half of each is its sounding object."""
     masks = torch.zeros(2, 1, 4, 4)
     masks[..., :2] = 1
     flags, sounding = torch.ones(2, 1, dtype=torch.bool), torch.eye(2, dtype=torch.bool)[:, None]
@@ -33,9 +33,7 @@ def halves() -> Batch:
 
 
 class Cautious(Network):
-    """Marks the truth with logit -0.7, the rest with -1.7; under a foreign sound everything lies 9 lower. It is given
-    its sounds as they are, or words for what is not there.
-    """
+    """Logits -0.7 on the truth and -1.7 elsewhere; all 9 lower under foreign audio, or words for absent classes."""
 
     feature_spec = None
 
@@ -56,17 +54,17 @@ class Cautious(Network):
 
 
 class Generous(Cautious):
-    """Marks the truth of its second picture hesitantly; in the first, beside the truth, the ground a little more."""
+    """Logits of the first frame: 8 or 3 on the truth, 1.2 elsewhere; of the second: 0.8 and -6."""
 
     def logits(self, sounds: Tensor, own: bool) -> Tensor:
         sure, ground = torch.tensor([[8.0, 1.2], [0.8, -6.0]])[: len(sounds)].T[..., None, None, None]
         logits = torch.where(self.batch.masks > 0, sure, ground)
-        logits[0, ..., 1] = 3.0  # less sure of half of the truth
+        logits[0, ..., 1] = 3.0  # lower on half of the truth
         return logits - (0.0 if own else 20.0)
 
 
 class Wishful(Cautious):
-    """Marks a little of the ground too under any other sound than a picture's own, at offsets above 0."""
+    """At offsets above 0, marks some background under any audio but the frame's own."""
 
     def logits(self, sounds: Tensor, own: bool) -> Tensor:
         logits = torch.full_like(self.batch.masks, -4.0)
@@ -79,7 +77,7 @@ class Wishful(Cautious):
 
 
 def model_of(network: Network, open_vocabulary: bool = False) -> SegmentationModel:
-    """The open vocabulary's calibration has a relative threshold as well."""
+    """open_vocabulary: with a relative threshold to calibrate too."""
     evidence = EvidenceConfig() if open_vocabulary else None
     return SegmentationModel(ModelConfig(("dog", "cat"), evidence=evidence), ClipSpec(), network)
 
@@ -90,11 +88,11 @@ def found_by(model: SegmentationModel, batch: Batch, sounds: Tensor) -> Tensor:
 
 
 def test_a_picture_has_a_threshold_of_its_own():
-    """No one offset marks the truth of both pictures and nothing else."""
+    """No single offset marks exactly the truth of both frames."""
     batch = halves()
     model = model_of(Generous(batch), open_vocabulary=True)
     assert frame_ious(found_by(model, batch, batch.waveforms)[:, 0], batch.masks[:, 0]).mean(0).max() < 1
-    model.offset.fill_(1.0)  # calibrating starts from nothing
+    model.offset.fill_(1.0)  # calibration ignores earlier values
     model.relative_threshold.fill_(0.5)
     found = calibrate(model, [batch])
     assert found.miou == pytest.approx(1) and found.offset == -0.75
@@ -104,7 +102,7 @@ def test_a_picture_has_a_threshold_of_its_own():
 
 
 def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
-    """The best score is at an offset of 1.25; at all above 0, a quarter of the picture would be."""
+    """The best score is at offset 1.25, but above 0 absent words would mark a quarter of the frame."""
     batch = halves()
     model = model_of(Wishful(batch), open_vocabulary=True)
     found = calibrate(model, [batch])
@@ -113,7 +111,7 @@ def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
 
 
 def test_the_surest_place_by_hand():
-    """Of 400 pixels the second; and where nothing is marked, nothing is taken away."""
+    """The maximum is the second largest of 400 pixels; frames without marks are unchanged."""
     logits = torch.full((2, 20, 20), -3.0)
     logits[0, 0, :3] = torch.tensor([9.0, 5.0, 4.0])
     assert subtract_max_fraction(logits, torch.tensor(0.0)).equal(logits)
@@ -143,5 +141,5 @@ def test_nothing_to_measure_leaves_a_number():
 def test_absent_words_are_of_what_is_not_shown():
     batch = halves()
     generator = torch.Generator().manual_seed(0)
-    for _ in range(4):  # one of two kinds is shown in each, so there is one word to say
+    for _ in range(4):  # each shows one of two classes, so one word is absent
         assert absent_words(batch, generator).equal(torch.eye(2).flip(0)[:, None])

@@ -1,4 +1,4 @@
-"""From the command to the gradient, and to the network, it is a few calls: what a reader has to follow."""
+"""Depth of the call stack from a command to the gradient and to the network, which readers must follow."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MOST = 4
 
 
 def package_frames() -> list[str]:
-    """The frames of the package on the stack of this thread, the outermost first."""
+    """Stack frames of the package in this thread, outermost first."""
     ours = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(PACKAGE)]
-    ours = [frame for frame in ours if frame.name != "<listcomp>"]  # a frame before Python 3.12 alone
+    ours = [frame for frame in ours if frame.name != "<listcomp>"]  # a frame only before Python 3.12
     return [f"{Path(frame.filename).relative_to(PACKAGE)}:{frame.name}" for frame in ours]
 
 
@@ -66,7 +66,7 @@ def test_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_from_the_command_to_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network runs in a thread: what leads to the thread and what leads on in it count together."""
+    """The network runs in a thread: the calls before it and in it are added up."""
     stacks: list[list[str]] = []
 
     class Pool(ThreadPoolExecutor):

@@ -1,4 +1,4 @@
-"""The facts of stamps.csv against the real files: pictures, recordings, and that no recording serves twice."""
+"""stamps.csv against the real files: images, recordings, and no recording used twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from icf_avs.synthetic.sounds import resample
 
 pytestmark = pytest.mark.full
 
-SAME = 0.5  # correlation from which on two recordings count as one; the known doubles have 0.7 and more
+SAME = 0.5  # recordings that correlate more are duplicates; known duplicates have 0.7 and more
 
 
 def test_classes(catalog: Catalog) -> None:
@@ -58,7 +58,7 @@ def _likeness(one: np.ndarray, other: np.ndarray, spectra: tuple[np.ndarray, np.
 
 @pytest.fixture(scope="module")
 def likeness(catalog: Catalog):
-    """Of two recordings by reference, at 4 kHz, without mean; two that are left out for being another's double too."""
+    """Similarity of two recordings by reference, at 4 kHz, zero mean. Includes two excluded as duplicates."""
     references = {r for kind in catalog.classes for r in (*kind.recordings, *kind.cross_recordings)}
     references |= {"stamps:animals/mammals/rodents/beaver", "stamps:animals/mammals/camel/dromedary"}
     decoded = {reference: read_audio(catalog.read_recording(reference), 16_000)[0] for reference in sorted(references)}
@@ -69,7 +69,7 @@ def likeness(catalog: Catalog):
 
 
 def test_no_recording_serves_twice(catalog: Catalog, likeness) -> None:
-    """Neither for two kinds nor in training and in Cross; the correlation knows doubles."""
+    """Neither for two classes, nor in training and in Cross. The correlation detects known duplicates."""
     assert likeness("stamps:animals/mammals/badger", "stamps:animals/mammals/rodents/beaver") > 0.95
     assert likeness("stamps:animals/mammals/camel/camel", "stamps:animals/mammals/camel/dromedary") > SAME + 0.15
     training = [(kind.name, reference) for kind in catalog.classes for reference in kind.recordings]

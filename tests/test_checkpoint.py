@@ -1,4 +1,4 @@
-"""Checkpoints: the same answers after a round trip, and one line for every file that cannot be used."""
+"""Checkpoints: identical predictions after a round trip, and a one-line error for every unusable file."""
 
 from __future__ import annotations
 

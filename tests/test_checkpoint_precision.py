@@ -1,4 +1,4 @@
-"""Checkpoints that were shrunk or converted: weights of any precision load, and what a type cannot tell is refused."""
+"""Converted checkpoints: weights of any precision load, and values that make no sense are refused."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_tensor_has_the_type_of_the_model(change: Callable[[str, Tensor], 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        (RELATED, lambda value: value.bfloat16()),  # which knows no class 999
+        (RELATED, lambda value: value.bfloat16()),  # bfloat16 has no 999
         (RELATED, lambda value: value + 0.5),
         (RELATED, lambda value: value.long() + 100_000),
         (MET, lambda value: value.half() * 0.5 + 0.25),

@@ -1,4 +1,4 @@
-"""Targets by class against sums by hand; what is unknown is trained neither as staying nor as vanishing."""
+"""Targets per class against sums by hand; pixels of unknown class have no removal target."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from icf_avs.networks.guided import GuidedOutput
 from icf_avs.soft_class_targets import area_share, class_shares, known_cells
 from icf_avs.types import Batch
 
-FINE = 4  # pixels of a map of classes per cell of the masks
+FINE = 4  # class-map pixels per side of a mask cell
 
 
 def by_hand(pixels: np.ndarray, chosen: int) -> np.ndarray:
-    """Share of class `chosen` in each cell of a map of pixels [H,W]."""
+    """Share of class `chosen` in each cell of a pixel map [H,W]."""
     side = len(pixels) // FINE
     found = np.zeros((side, side))
     for y, x in np.ndindex(*pixels.shape):
@@ -32,7 +32,7 @@ def by_hand(pixels: np.ndarray, chosen: int) -> np.ndarray:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**20), unknown=st.booleans())
 def test_shares_are_counted_pixels(seed: int, unknown: bool) -> None:
-    """9 stands for pixels that sound and are of no known class."""
+    """9: sounding pixels of unknown class."""
     pixels = np.random.default_rng(seed).choice([0, 1, 2, 9 if unknown else 2], (12, 12), p=[0.4, 0.3, 0.2, 0.1])
     masks = avg_pool2d(torch.from_numpy(pixels > 0).float()[None, None], FINE)
     class_map = torch.from_numpy(np.where(pixels == 9, 0, pixels))[None, None]
@@ -50,7 +50,7 @@ def test_a_map_as_coarse_as_the_masks_is_never_more_than_they_are() -> None:
 
 
 def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
-    """The loss of taking one class out of every sound, at logits of zero, and its gradient by the logits."""
+    """Output, loss and logit gradient of removing one class from every sound, at zero logits."""
     model = small_model()
     output = run(model, batch, known=batch.known)
     rest = output.counterfactuals.removal
@@ -65,7 +65,7 @@ def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
 
 
 def two_sources(clips: int = 1) -> Batch:
-    """Class 0 above, class 1 below, with an edge in the middle of a row of cells and another at the side."""
+    """Class 0 above class 1, with edges inside mask cells."""
     batch = random_batch(clips, frames=2)
     pixels = torch.zeros(clips, 2, 64, 64, dtype=torch.long)
     pixels[..., :30, :33], pixels[..., 30:, :33] = 1, 2
@@ -76,13 +76,13 @@ def two_sources(clips: int = 1) -> Batch:
 
 
 def test_the_only_source_leaves_nothing() -> None:
-    """No ring at its border, which has parts of cells: at logits of zero the loss is log 2, without a Dice term."""
+    """Partial cells leave no ring at the border: at zero logits the loss is log 2, without a Dice term."""
     batch = two_sources()
     batch.class_map[batch.class_map == 2] = 1
     batch.sounding[..., 1] = False
     _, loss, gradient = removal(batch, 0)
     assert loss == pytest.approx(math.log(2)) and (gradient > 0).all()
-    batch.class_map[:] = 0  # whatever the map says
+    batch.class_map[:] = 0  # regardless of the map
     assert removal(batch, 0)[1] == pytest.approx(math.log(2))
 
 
@@ -92,16 +92,16 @@ def test_one_of_two_sources_leaves_the_share_of_the_other() -> None:
     stays = by_hand(batch.class_map[0, 0].numpy(), 2)
     dice = 1 - 2 * 0.5 * stays.sum() / (0.5 * stays.size + stays.sum())
     assert loss == pytest.approx(math.log(2) + dice, rel=1e-5)
-    assert 0 < (stays % 1 > 0).sum() < 40  # cells at the border
+    assert 0 < (stays % 1 > 0).sum() < 40  # border cells
 
 
 def test_removal_is_not_asked_of_pixels_without_a_class() -> None:
-    """A binary layout that names two classes, as MS3: which pixels are whose nobody knows."""
+    """As in MS3, which names two classes but has binary masks: the class of a pixel is unknown."""
     batch = two_sources()
     batch.class_map[:] = 0
     _, loss, gradient = removal(batch, 0)
     assert loss == 0 and not gradient.any()
-    batch.class_map[0, 0, :8, :8] = 1  # two by two cells are told in one frame
+    batch.class_map[0, 0, :8, :8] = 1  # 2 x 2 cells of one frame are known
     _, loss, gradient = removal(batch, 0)
     asked = gradient != 0
     assert not asked[0, 1].any()
@@ -123,7 +123,7 @@ def test_a_frame_without_the_removed_class_stays_as_it_is() -> None:
 
 
 def unknown(names: tuple[str, ...]) -> tuple[Batch, torch.nn.Module]:
-    """Clips that all mark something, of which no class is known."""
+    """Clips with masks but without known classes, and a model."""
     batch = random_batch(3)
     batch.sounding = batch.sounding[..., : len(names)] & False
     batch.class_map[:], batch.onscreen = 0, None
@@ -133,7 +133,7 @@ def unknown(names: tuple[str, ...]) -> tuple[Batch, torch.nn.Module]:
 
 @pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
 def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, ...]) -> None:
-    """Whatever the others sound like: its rivals are random, and it has no negatives but its own silence and rivals."""
+    """Its counterfactuals are random; its only negatives are its own silent regions and counterfactuals."""
     batch, model = unknown(names)
     found = []
     for swapped in (False, True):
@@ -167,5 +167,5 @@ def test_among_known_clips_an_unknown_one_is_left_out() -> None:
     terms = loss_terms(model, batch, output)
     (terms["visual_counterfactual"] + terms["sound_reading"]).backward()
     reached = output.visual_counterfactual_logits.grad.flatten(1).any(1).tolist()
-    assert reached == [False, False, True]  # nor is its sound known wrong
+    assert reached == [False, False, True]  # clip 1 gets the sound of clip 0, of unknown class
     assert output.reading.grad.flatten(1).any(1).tolist() == [False, True, True]

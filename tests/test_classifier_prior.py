@@ -1,4 +1,4 @@
-"""Evidence for the words of a reading, against the maps that the classes give a single word."""
+"""Classifier evidence for the words of a reading, against the class maps of single words."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def relevance(bridge: ClassSimilarity, words: torch.Tensor, scores: torch.Tensor
 
 
 def agreement(bridge: ClassSimilarity, words: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """[R,N,h,w]: mean of z over all classes, weighed by their nearness to a word."""
+    """[R,N,h,w]: mean of z over all classes, weighted by their similarity to a word."""
     shares = ((bridge.similarity(words) - bridge.commonness) / 0.05).softmax(1)
     return torch.einsum("rc,nchw->rnhw", shares, scores)
 
@@ -72,7 +72,7 @@ def test_a_certain_word_gets_its_own_maps(
 def test_two_sources_are_searched_for_one_by_one(evidence: ClassifierPrior, scores: torch.Tensor) -> None:
     one, other = torch.eye(6)[0].expand(1, 3, 6), torch.eye(6)[2].expand(1, 3, 6)
     first, second = evidence(one, scores), evidence(other, scores)
-    for share, surely in ((0.5, 1.0), (0.25, 1 / 3)):  # each as surely as it would be alone, beside a surer one less
+    for share, surely in ((0.5, 1.0), (0.25, 1 / 3)):  # equal shares count fully, a smaller one in proportion
         both = evidence((1 - share) * one + share * other, scores)
         strongest = torch.maximum(first, surely * second)
         for kind in (0, 2):
@@ -105,7 +105,7 @@ def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassSimilarity) -> 
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
     waves, valid = 0.1 * torch.randn(2, 1, 15_600, generator=generator), torch.ones(2, 1, dtype=torch.bool)
-    audio = GuidedNetwork.encode_audio(model.network, waves)  # without tags: this model hears by a log-mel encoder
+    audio = GuidedNetwork.encode_audio(model.network, waves)  # without tags: the encoder is log-mel
     visual = model.network.encode_frames(frames)
     sounding = torch.eye(4, dtype=torch.bool)[:2, None]
     output = model(visual, audio, valid, sounding=sounding)
@@ -116,11 +116,11 @@ def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassSimilarity) -> 
         before = model(visual, audio, valid)
         after = model(visual._replace(class_scores=visual.class_scores + 3), audio, valid)
         finer = postprocess([ScaleMasks(before.logits, frames, before.segmenter)], model)
-        model.network.prior.present.bias.fill_(-50.0)  # sure that nothing of the sound is in the picture
+        model.network.prior.present.bias.fill_(-50.0)  # certain that the source is off screen
         absent = model(visual, audio, valid)
         things = model(visual._replace(object_probs=visual.object_probs + 0.5), audio, valid)
     assert not torch.allclose(before.prior, after.prior) and not torch.allclose(before.prior, things.prior)
-    followed = guided_filter(before.logits[:, 0], frames[:, 0])  # neither constant of the calibration is set
+    followed = guided_filter(before.logits[:, 0], frames[:, 0])  # calibration constants are unset
     torch.testing.assert_close(finer[:, 0], followed, atol=1e-4, rtol=1e-4)
     assert absent.logits.max() < -30
 
@@ -148,12 +148,12 @@ def test_the_frames_of_a_clip_keep_their_names_together():
 
 
 def asked(model, names, scene_audio):
-    """Logits of one picture when `names` [B] are read; sound_of: scales what the decoder is told of them."""
+    """Logits of one frame for words `names` [B]; scene_audio: scales the sound embedding given to the decoder."""
     generator = torch.Generator().manual_seed(0)
     picture = torch.randint(0, 256, (1, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
     network = model.network
     visual = network.encode_frames(picture).map(lambda x: x.expand(len(names), *x.shape[1:]))
-    # The reading of a token does not depend on its length, so only what the decoder is told of it changes.
+    # The reading of a token does not depend on its norm, so only the input of the decoder changes.
     sound = scene_audio * model.network.implicit_text.vocabulary.words()[list(names)][:, None]
     pixels = network.pixel_decoder([level.flatten(0, 1) for level in visual.pyramid])
     sounds = SoundTokens(sound[None], torch.zeros(1, len(names), 1, 6, sound.shape[-1]), [None])

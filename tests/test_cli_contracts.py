@@ -1,5 +1,5 @@
-"""What every command line promises: its usage line and examples parse as printed, and where a result cannot be put, or
-a setting has no effect, one line says so before any work is done.
+"""Contracts of all commands: usage lines and examples parse as printed; unwritable outputs and settings without effect
+are refused in one line before any work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from icf_avs.__main__ import main
 from icf_avs.cli.parser import build_parser
 from icf_avs.inference import pretrained
 
-SAMPLES = ("1", "0.5", "x")  # a value that every type takes is among them
+SAMPLES = ("1", "0.5", "x")  # every option type accepts one of them
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -45,7 +45,7 @@ def value(action: argparse.Action) -> str:
 
 
 def as_printed(parser: argparse.ArgumentParser, least: bool) -> list[str]:
-    """A call in the order of the usage line: each option once (or, `least`, those alone that must be there)."""
+    """Arguments in the order of the usage line: each option once; `least`: only required ones."""
     usage = parser.format_usage()
     placed = []
     for action in parser._actions:
@@ -107,7 +107,7 @@ def test_numbers_have_a_range(line: str, capsys: pytest.CaptureFixture[str]):
     assert "want an integer" in capsys.readouterr().err
 
 
-# What each command needs beside the path that is tried; {} is the path. The inputs are not there: the path comes first.
+# Command lines with {} for the output path, and its kind. Inputs do not exist: the output is checked first.
 OUTPUTS = {
     "segment": ("segment nothing.mp4 --out {}", "folder"),
     "segment --manifest": ("segment --manifest nothing.csv --out {}", "folder"),
@@ -123,7 +123,7 @@ OUTPUTS = {
 
 
 def bad_places(kind: str) -> dict[str, str]:
-    """Paths below the current folder, which test_places sets up."""
+    """Unwritable paths by reason; the test makes the files that they need."""
     places = {"below a file": "file/x", "/proc": "/proc/x/y", "a name too long": "n" * 300, "a dangling link": "link/x"}
     return places | ({"a file": "file"} if kind == "folder" else {"a folder": "folder", "a device": "/dev/null"})
 

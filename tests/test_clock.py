@@ -1,4 +1,4 @@
-"""Files that are joined, damaged, cut off, or whose time stamps jump: frames and sound on one clock, nothing lost."""
+"""Joined, damaged or truncated files and jumping time stamps: frames and audio stay in sync, nothing is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rng(seed: int = 7) -> np.random.Generator:
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("kind", known_kinds.KINDS)
 def test_every_second_has_its_own_frame_and_sound(tmp_path, kind, number):
-    """Some files of benchmarks/known_media.py, of other numbers than its usual seed has."""
+    """Files of benchmarks/known_media.py, with other seeds than it has."""
     path, known = known_kinds.KINDS[kind](tmp_path, np.random.default_rng([5, number]))
     assert not find_errors(path, known, tmp_path / "out")
     if kind == "followed":
@@ -38,7 +38,7 @@ def test_every_second_has_its_own_frame_and_sound(tmp_path, kind, number):
 
 @pytest.mark.parametrize(("end", "movie"), known_kinds.JOINED)
 def test_joined_files_are_segmented_whole(tmp_path, end, movie):
-    """Three, in every container: FFmpeg by itself stops at the second header of most."""
+    """Three files in every container; FFmpeg alone stops at the second header of most."""
     every = content(rng(), 2), content(rng(8), 3), content(rng(9), 1)
     parts = [make(tmp_path / f"{n}.{end}", seconds, movie=movie) for n, seconds in enumerate(every)]
     path = tmp_path / f"it's 3:joined.{end}"
@@ -52,7 +52,7 @@ def test_joined_files_are_segmented_whole(tmp_path, end, movie):
 
 
 def test_joined_files_whose_frames_are_reordered_turned_and_of_other_sizes(tmp_path):
-    """H.264 with all its parameters in the header of each part."""
+    """H.264 with all parameters in the header of each part."""
     sizes, path = [(160, 120), (320, 240)], tmp_path / "joined.mkv"
     options = {"bf": "3", "g": "250"}
     for end in ("mkv", "mp4"):
@@ -75,7 +75,7 @@ def test_a_part_that_is_cut_short_is_refused_as_a_file_is(tmp_path):
 
 
 def test_bytes_at_the_end_that_nothing_reads_are_told(tmp_path):
-    """As where the demuxer stops at damage; an index is none of them."""
+    """As when the demuxer stops at damage; an index does not count."""
     path = make_clip(tmp_path / "a.mkv", sound=tone(2))
     assert not probe(path).repaired.unread
     size = path.stat().st_size
@@ -106,7 +106,7 @@ def test_time_stamps_of_one_stream_or_both_jump(tmp_path, kinds, by, back):
 
 
 def test_sound_of_the_first_part_that_outlasts_its_frames(tmp_path):
-    """The second recording begins where the sound of the first ends: its frames stay, as players have it."""
+    """The second part begins where the audio of the first ends; until then the last frame stays, as in players."""
     first, second = content(rng(), 3), content(rng(8), 2)
     parts = make(tmp_path / "0.ts", first, video_seconds=1), make(tmp_path / "1.ts", second)
     path = tmp_path / "joined.ts"

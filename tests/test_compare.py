@@ -1,4 +1,4 @@
-"""`icf compare`: what it says of runs, finished or not, and of folders that are none."""
+"""`icf compare` on finished and unfinished runs, and on folders that are no runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_folder(folder: Path, config: dict[str, Any], lines: list[dict[str, Any]]
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
-    """One with validation scores, and one that was only begun and has a term of its own."""
+    """A run with validation scores, and one with a single step and another loss term."""
     steps = [{"step": step, "stage": "train", "seconds": 6.0 * step, "loss": 2.0 - step / 10} for step in (0, 10)]
     scored = [*steps, {"step": 10, "stage": "validation", "seconds": 66.0, "score": 0.51234}]
     begun = [{"step": 0, "stage": "train", "seconds": 1.0, "loss": 3.0, "<b>": 1.0}]

@@ -1,4 +1,4 @@
-"""`icf data compose` on real photographs and recordings: a COCO file, an ESC-50 table, and what comes of them."""
+"""`icf data compose` on real images and recordings: a COCO file and an ESC-50 table."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ COUNTS = (("train", 6), ("val", 2), ("test", 3))
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Path:
-    """Four animals, one under another name and one in capitals; a clock that no picture has, three files of one
-    recording.
-    """
+    """Four animals, one renamed, one capitalised; three files of one clock recording, a class without images."""
     root = tmp_path_factory.mktemp("material")
     kinds = dict(zip(KINDS, KINDS, strict=True))
     write_material(root, catalog, kinds | {"cow": "Cow", "sheep": "lamb"}, kinds)
@@ -74,7 +72,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_it_is_a_whole_set_in_the_avss_layout(composed: Path, capsys: pytest.CaptureFixture[str]):
-    """What is marked in a second are the classes that sound in it; the sound is there when they are."""
+    """The masks of a second have its sounding classes; there is audio exactly when a class sounds."""
     assert check_command(composed) == 0, capsys.readouterr().out
     root = composed / "AVSS"
     assert class_names(root) == ("cow", "dog", "horse", "lamb") and not is_stamps(root)
@@ -94,7 +92,7 @@ def test_it_is_a_whole_set_in_the_avss_layout(composed: Path, capsys: pytest.Cap
 
 
 def test_masks_lie_on_the_animals(composed: Path, material: Path, request_of: Request):
-    """Where the camera sees all of a photograph, ids are those of the annotation, resized."""
+    """Class ids of a whole image are those of its annotations."""
     images = find_images(request_of.pictures, request_of.images)
     document = json.loads(request_of.pictures.read_text())
     ids = {"cow": 1, "dog": 2, "horse": 3, "lamb": 4}
@@ -232,7 +230,7 @@ def append(name: str, line: str) -> Callable[[Path], None]:
 
 
 def photos(spoil: Callable[[Path], object] = lambda mask: None) -> Callable[[Path], dict]:
-    """The folders of pictures in place of the COCO file, the first mask spoilt."""
+    """Image folders instead of the COCO file, the first mask spoilt."""
 
     def changed(root: Path) -> dict:
         spoil(next((root / "photos/masks").rglob("*.png")))

@@ -1,4 +1,4 @@
-"""COCO files as people have them: photographs that EXIF turns, and annotations that are broken."""
+"""COCO files with EXIF-rotated images and broken annotations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SQUARE = [20, 10, 60, 10, 60, 50, 20, 50]
 
 
 def write(folder: Path, annotations: list[Any], tag: int = 1, size=None, shape=(HEIGHT, WIDTH)) -> Path:
-    """A photograph p.jpg that a viewer shows with a red SQUARE, stored as orientation `tag` wants it; a.json beside."""
+    """Write p.jpg, displayed with a red SQUARE but stored in EXIF orientation `tag`, and a.json beside it."""
     picture = np.full((*shape, 3), 90, np.uint8)
     picture[10:50, 20:60] = 255, 0, 0
     for turn in (None, *Image.Transpose):
@@ -50,7 +50,7 @@ def red(picture: Image.Image) -> np.ndarray:
 
 
 def overlap(path: Path) -> tuple[float, tuple[int, int], CocoImages]:
-    """Of the mask with what is red, the size of the image, and what was read."""
+    """IoU of the mask with the red pixels, size of the image, and what was read."""
     pictures = CocoImages(path, path.parent)
     image, masks = pictures.load(pictures.images[0])
     return (masks["dog"] & red(image)).sum() / (masks["dog"] | red(image)).sum(), image.size, pictures
@@ -127,10 +127,10 @@ def test_a_broken_annotation_is_left_out_and_counted(case: str, tmp_path: Path):
 
 def test_what_is_odd_but_clear_is_kept(tmp_path: Path):
     for odd in (
-        dog([SQUARE, [20, 10], [30, 30, 40, 40]]),  # parts that mark nothing
+        dog([SQUARE, [20, 10], [30, 30, 40, 40]]),  # empty parts
         dog([SQUARE], area="large"),
         {key: value for key, value in dog([SQUARE]).items() if key not in ("id", "area")},
-        dog([[-30, 10, 60, 10, 60, 50, -30, 50]], image_id=1),  # reaches out of the picture
+        dog([[-30, 10, 60, 10, 60, 50, -30, 50]], image_id=1),  # partly outside the image
     ):
         _, _, pictures = overlap(write(tmp_path, [odd]))
         _, masks = pictures.load(pictures.images[0])

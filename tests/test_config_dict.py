@@ -1,4 +1,4 @@
-"""Settings out of the dictionaries that checkpoints and run folders keep."""
+"""Configs read from the dictionaries in checkpoints and run folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_recipe_survives_json(name: str) -> None:
 
 
 def test_earlier_names_are_read_and_elsewhere_name_the_new_ones() -> None:
-    """Every field has the name that EARLIER gives; old metadata is read under it."""
+    """EARLIER maps old names to existing fields; old metadata is read with them."""
     classes = {cls.__name__: cls for cls in (*vars(config).values(), SC) if isinstance(cls, type)}
     for name, fields in EARLIER.items():
         known = {field.name for field in dataclasses.fields(classes[name])}

@@ -1,4 +1,4 @@
-"""CDCL: the distance and the loss by hand, and who may be a negative of whom."""
+"""CDCL of the guided network: distance and loss by hand, and which clips are negatives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw(*shape: int, seed: int = 0) -> Gaussian:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), dim=st.integers(1, 12))
 def test_distance_is_that_of_gaussians(seed: int, dim: int) -> None:
-    """|mu|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), written with whole matrices."""
+    """|mu|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), with full matrices."""
     p, q = draw(dim, seed=seed), draw(dim, seed=seed + 1)
     a, b = torch.diag(p.deviation.double() ** 2), torch.diag(q.deviation.double() ** 2)
     values, vectors = torch.linalg.eigh(a)
@@ -56,7 +56,7 @@ def loss(
 
 
 def test_loss_by_hand() -> None:
-    """One dimension: anchors 0 and 10, positives 1 and 10, a rival of each at 0.5 and far away."""
+    """One dimension: anchors 0 and 10, positives 1 and 10, counterfactuals 0.5 and 50."""
     flat = torch.full((2, 1), 0.1)
     anchor, positive = (Gaussian(torch.tensor([[a], [b]]), flat) for a, b in ((0.0, 10.0), (1.0, 10.0)))
     rival = Gaussian(torch.tensor([[[0.5]], [[50.0]]]), flat[:, None])
@@ -87,9 +87,9 @@ def test_negatives_are_other_clips_that_share_no_kind(seed: int, clips: int, kin
 
 def test_what_is_no_negative_does_not_matter() -> None:
     anchor, positive = draw(3, 4), draw(3, 4, seed=1)
-    allowed = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)  # 0 and 1 share a kind
+    allowed = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)  # 0 and 1 share a class
     before = loss(anchor, positive, allowed, present=torch.tensor([True, False, False]))
-    positive.mean[1] = anchor.mean[0]  # as near as can be
+    positive.mean[1] = anchor.mean[0]  # distance 0
     assert loss(anchor, positive, allowed, present=torch.tensor([True, False, False])) == before
     positive.mean[2] = anchor.mean[0]
     assert loss(anchor, positive, allowed, present=torch.tensor([True, False, False])) > before
@@ -112,7 +112,7 @@ def contrast(batch: Batch, name: str = "contrast", **switches: bool) -> float:
 
 
 def test_a_pair_of_one_kind_alone_leaves_only_silent_regions() -> None:
-    """Two clips of one kind contrast with nobody; of two kinds they do, which adds to the loss."""
+    """Clips of one class are no negatives of each other; clips of two classes are, which adds to the loss."""
     same, different = random_batch(2, kinds=5), random_batch(2, kinds=5)
     same.sounding[1] = same.sounding[0]
     assert 0 < contrast(same, counterfactual=False) < contrast(different, counterfactual=False)
@@ -125,7 +125,7 @@ def test_counterfactuals_stand_in_the_denominators() -> None:
     batch = random_batch(3)
     batch.masks.fill_(1)
     batch.sounding.zero_()
-    batch.sounding[..., 0] = True  # no clip is a negative of another: what is left are the rivals from words
+    batch.sounding[..., 0] = True  # no clip is a negative of another: only counterfactuals from words are left
     assert contrast(batch, counterfactual=False) == 0 and contrast(batch) > 0
 
 

@@ -1,4 +1,4 @@
-"""SC: orthogonal around the mean, of the asked norms, never a kind that sounds; and why the mean must be taken away."""
+"""SC of the guided network: orthogonal around the mean, of given norms, never of a sounding class."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from icf_avs.networks.guided_parts.vocabulary import Vocabulary
 
 
 def every(sound: Tensor) -> Tensor:
-    """No frame is padding."""
+    """Valid mask without padding [B,T]."""
     return torch.ones(sound.shape[:2], dtype=torch.bool)
 
 
 def throughout(kinds: Tensor, sound: Tensor) -> Tensor:
-    """Every kind of a clip sounds in all of its frames: [B,C] -> [B,T,C]."""
+    """Classes of clips repeated for all frames: [B,C] -> [B,T,C]."""
     return kinds[:, None].expand(-1, sound.shape[1], -1)
 
 
 def cosines(factual: Tensor, counterfactuals: Tensor, mean: Tensor) -> Tensor:
-    """|cos| around the mean between every two of factual and rivals, [..., pairs]; measured in float64."""
+    """|cos| around the mean of all pairs of factual and counterfactual sounds, [..., pairs], in float64."""
     every = torch.cat([factual[None], counterfactuals]).double() - mean.double()
     every = torch.nn.functional.normalize(every, dim=-1).movedim(0, -2)
     gram = (every @ every.transpose(-1, -2)).abs()
@@ -37,7 +37,7 @@ def cosines(factual: Tensor, counterfactuals: Tensor, mean: Tensor) -> Tensor:
 def draw(
     seed: int, lead: tuple[int, ...], dim: int, count: int, common: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """factual, proposals, mean, norms around a common part of that size per channel."""
+    """factual, proposals, mean, norms; common: scale of the mean."""
     generator = torch.Generator().manual_seed(seed)
     mean = common * torch.randn(dim, generator=generator)
     factual = mean + torch.randn(*lead, dim, generator=generator)
@@ -102,7 +102,7 @@ def test_a_factual_that_is_the_mean_itself() -> None:
 
 
 def test_diverse() -> None:
-    """Apart by at least the longer of the two, from each other and from the factual one; anew with every draw."""
+    """Distances to each other and to the factual are at least the norms; every draw differs."""
     factual, proposals, mean, norms = draw(2, (6,), 16, 5, 3.0)
     counterfactuals = orthogonalize(factual, proposals, mean, norms)
     for i in range(5):
@@ -125,14 +125,14 @@ def test_diverse() -> None:
 
 
 def with_common_part(seed: int) -> tuple[Tensor, Tensor]:
-    """Semantics [8,2,32] that share a part eight times as long as what tells them apart, and that part's direction."""
+    """Embeddings [8,2,32] with a common part eight times as long as their differences, and its direction."""
     generator = torch.Generator().manual_seed(seed)
     common = torch.nn.functional.normalize(torch.randn(32, generator=generator), dim=0)
     return 8 * 32**0.5 * common + torch.randn(8, 2, 32, generator=generator), common
 
 
 def test_rivals_keep_the_common_part() -> None:
-    """Fails when the centring is taken out: a rival would then be what no sound ever is, and easy to refuse."""
+    """Fails without centring: counterfactuals would then be unlike any sound, and easy to reject."""
     sound, common = with_common_part(0)
     part, kinds = GuidedCounterfactualSampler(32, 8, 3, words=False), throughout(torch.eye(8, dtype=torch.bool), sound)
     torch.manual_seed(0)
@@ -142,11 +142,11 @@ def test_rivals_keep_the_common_part() -> None:
     along = (counterfactuals @ common) / (sound @ common)
     assert along.min() > 0.8 and along.max() < 1.2
     offset = (counterfactuals - sound.mean((0, 1))).norm(dim=-1)
-    # On the manifold: as far out as sounds are.
+    # On the manifold: as far from the mean as sounds are.
     assert offset.max() < 2 * (sound - sound.mean((0, 1))).norm(dim=-1).max()
 
 
-# Who may be a rival.
+# Which clips may be donors.
 
 
 def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> GuidedCounterfactuals:
@@ -174,7 +174,7 @@ def test_a_rival_never_shares_a_kind_with_the_clip(data: st.DataObject, seed: in
 
 
 def test_a_donor_is_what_the_rival_is_made_of() -> None:
-    """Around the mean, a rival lies in the plane of the factual sound and of one other clip that shares no kind."""
+    """Plane around the mean; the donor is another clip that shares no class."""
     kinds = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
     sound = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
     part = GuidedCounterfactualSampler(16, 3, 1, words=False)
@@ -201,15 +201,15 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**20), number=st.integers(2, 6))
 def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
-    """Seen at the generator's input, not only in what is reported: no share of a sounding kind's word in it."""
+    """Checked at the generator's input, not only in the reported classes."""
     generator = torch.Generator().manual_seed(seed)
     kinds = torch.rand(6, number, generator=generator) < 0.6
-    kinds[:, 0] &= ~kinds.all(1)  # one at least must be left to choose
+    kinds[:, 0] &= ~kinds.all(1)  # leave at least one class to choose
     torch.manual_seed(seed)
     part = GuidedCounterfactualSampler(16, number, 2, words=True)
     vocabulary = Vocabulary(torch.randn(number, 8), 2, 16)
     part.generator = Keep()
-    vocabulary.words = lambda: torch.eye(number + 2, 16)  # so that a mixture of words is its shares
+    vocabulary.words = lambda: torch.eye(number + 2, 16)  # a mixture of words then equals its shares
     sound = torch.randn(6, 1, 16)
     counterfactuals = part(sound, throughout(kinds, sound), every(sound), vocabulary, known=every(sound))
     shares = part.generator.inputs[0][:, :number]
@@ -219,7 +219,7 @@ def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
 
 
 class Keep(nn.Module):
-    """Hands on and keeps what it is given."""
+    """Identity that records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class Keep(nn.Module):
 def test_a_batch_of_one(words: bool) -> None:
     counterfactuals = rivals_of(torch.tensor([[True, False, False]]), 0, words)
     assert torch.isfinite(counterfactuals.sounds).all()
-    assert not counterfactuals.known[0].any()  # no donor: a random direction, of no kind
+    assert not counterfactuals.known[0].any()  # no donor: a random direction, of no class
     assert counterfactuals.known[1].all() == words
 
 
@@ -259,7 +259,7 @@ def test_the_mean_moves_in_training_only() -> None:
 
 
 def test_the_means_keep_their_digits_at_lower_precision() -> None:
-    """Under autocast a sum over frames would be of eight bits, and could not join the means."""
+    """Under autocast, sums over frames would have eight bits and another type than the means."""
     sound, sounding = torch.randn(40, 9, 8) + 3, torch.rand(40, 9, 4) < 0.2
     parts = [GuidedCounterfactualSampler(8, 4, 1, words=False) for _ in range(2)]
     parts[0](sound, sounding, every(sound))
@@ -279,7 +279,7 @@ def test_without_classes_there_is_still_a_mean() -> None:
 
 
 def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
-    """By frames and not by parts: two turns of a process, and two processes whose sums are added."""
+    """Weighted by frames, not by parts: two turns of a process, and two processes whose sums are added."""
     torch.manual_seed(0)
     sound, valid = torch.randn(5, 3, 8), torch.rand(5, 3) < 0.7
     sounding = torch.rand(5, 3, 4) < 0.3
@@ -314,7 +314,7 @@ def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
 
 
 def test_padding_counts_for_nothing() -> None:
-    """The mean, the lengths that are drawn and the generator's fit do not change with what padding holds."""
+    """Mean, drawn norms and generator fit do not depend on the content of padding."""
     part, found = GuidedCounterfactualSampler(16, 5, 2, words=True).train(), []
     vocabulary, kinds = Vocabulary(torch.randn(5, 8), 2, 16), torch.eye(3, 5, dtype=torch.bool)
     sound, valid = torch.randn(3, 4, 16), torch.arange(4) < torch.tensor([4, 2, 3])[:, None]
@@ -330,11 +330,11 @@ def test_padding_counts_for_nothing() -> None:
         assert torch.allclose(one, other, rtol=1e-4)
 
 
-# A source taken out.
+# Source removal.
 
 
 def taught_part(classes: int = 4, dim: int = 16) -> tuple[GuidedCounterfactualSampler, Tensor]:
-    """A part that has met each kind alone, and the kinds' directions around a common mean of 5 in every channel."""
+    """Sampler that has seen each class alone, and the class directions around a mean of 5 in every channel."""
     torch.manual_seed(0)
     directions = 3 * torch.linalg.qr(torch.randn(dim, dim)).Q[:classes]
     part = GuidedCounterfactualSampler(dim, classes, 1, words=False).train()
@@ -359,7 +359,7 @@ def test_a_source_is_taken_out_and_the_others_stay() -> None:
         out = torch.nn.functional.normalize(part.class_means[gone] - part.mean, dim=0)
         assert (left @ out).abs().max() < 1e-4
         assert ((left @ directions[kept]) / directions[kept].norm()).min() > 2
-    assert removed == {0, 2}  # of the whole clip's kinds, by chance
+    assert removed == {0, 2}  # any class of the clip, at random
 
 
 def test_what_was_never_met_alone_is_not_taken_out() -> None:
@@ -377,5 +377,5 @@ def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
     kinds = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.bool)
     part(sound, kinds, torch.tensor([[True, True, True, False]]))
     part.update_running_means()
-    assert part.seen_classes.tolist() == [True, False, False]  # padding and mixtures teach nothing
+    assert part.seen_classes.tolist() == [True, False, False]  # padding and mixtures are ignored
     assert part.class_means.tolist() == [[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]

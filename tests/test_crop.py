@@ -1,4 +1,4 @@
-"""What a container cuts off (PixelCrop of Matroska, clean aperture of MP4) is in no mask, no film and no preview."""
+"""Crops of containers (PixelCrop of Matroska, clean aperture of MP4) apply to masks, overlays and previews."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from icf_avs.inference.segment import segment_video
 from icf_avs.media.frame_filters import Crop
 from icf_avs.media.video_reader import probe, read_frames
 
-WIDTH, HEIGHT = 240, 160  # of what is stored
+WIDTH, HEIGHT = 240, 160  # as stored
 CUT = Crop(left=40, right=24, top=16, bottom=22)
 SHOWN = WIDTH - 64, HEIGHT - 38
 
 
 def stored(count):
-    """Numbered pictures with bright bars around them."""
+    """Numbered frames with white borders."""
     frames = []
     for number in range(count):
         image = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
@@ -32,7 +32,7 @@ def stored(count):
 
 
 def matroska(path):
-    """PixelCrop in place of the tags between the size of the pictures and what the codec needs."""
+    """File with PixelCrop in place of the tags between the frame size and the codec data."""
     write_patches(path, stored(25), "libx264", tone(1), colorspace=5, color_range=1, color_primaries=1)
     data = bytearray(path.read_bytes())
     at = data.find(b"\xb0\x81\xf0\xba\x81\xa0") + 6  # PixelWidth, PixelHeight
@@ -47,7 +47,7 @@ def matroska(path):
 
 
 def mp4(path):
-    """A box clap at the end of the sample entry: size and the offset of its middle from the middle of the picture."""
+    """File with a clap box at the end of the sample entry: crop size, and offset of its centre from the frame's."""
     write_patches(path, stored(25), "libx264", tone(1), colorspace=5)
     data = bytearray(path.read_bytes())
     across, down = CUT.left - CUT.right, CUT.top - CUT.bottom
@@ -80,7 +80,7 @@ def test_what_is_cut_off_is_not_there(tmp_path, made):
     model = Witness()
     result = segment_video(model, path, tmp_path / "out")
     assert result.masks.shape == (1, SHOWN[1], SHOWN[0])
-    assert model.frames[0].mean() < 140  # without the bars, which are white
+    assert model.frames[0].mean() < 140  # without the white borders
     film = probe(result.folder / "overlay.mp4")
     assert (film.width, film.height) == SHOWN
     assert [number_in(image) for _, image in read_frames(film, [0.02, 0.42])] == [0, 10]

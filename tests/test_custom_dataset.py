@@ -1,4 +1,4 @@
-"""A data set of one's own: read, checked, trained on, scored; and one clear line for each thing that can be wrong."""
+"""Custom data sets: read, checked, trained on, evaluated, and a clear error for every fault."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES
 from icf_avs.types import ClipSpec
 
-NAMES = ("bark", "drum", "horn", "train")  # of videos
+NAMES = ("bark", "drum", "horn", "train")  # video names
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory):
-    """Cut clips go to a cache of this file's own."""
+    """Use a separate cache of cut clips."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setattr("icf_avs.datasets.custom_dataset.cache_dir", lambda: folder)
@@ -38,7 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four videos of 3 s, the last of 7 s, pictures numbered; class ids 1 and 2 by turns, second 1 not labelled."""
+    """Four videos of numbered frames, 3 s, the last 7 s; class ids 1 and 2 alternate, second 1 is unlabelled."""
     root = tmp_path_factory.mktemp("own")
     (root / "videos").mkdir()
     for i, name in enumerate(NAMES):
@@ -77,12 +77,12 @@ def test_clips_of_five_seconds_with_their_masks_and_sound(made: Path):
     assert list(records) == ["bark_0_3", "drum_0_3", "horn_0_3", "train_0_5", "train_5_7"]
     assert class_names(made) == ("dog", "drum")
     clip = records["train_5_7"].load(None)
-    assert [number_in(frame) for frame in clip.frames] == [55, 65]  # shown at seconds 5.5 and 6.5, 10 a second
+    assert [number_in(frame) for frame in clip.frames] == [55, 65]  # at 5.5 s and 6.5 s, 10 fps
     assert clip.labelled.tolist() == [False, True]
     assert (clip.masks[1, :, : OWN_SIZE[0] // 3] == 2).all() and not clip.masks[1, :, OWN_SIZE[0] // 3 :].any()
     assert clip.class_ids is not None
     assert len(clip.waveform) == 2 * 16_000
-    time = np.arange(5 * 16_000, 7 * 16_000) / 16_000  # the tone goes on where the first clip ends
+    time = np.arange(5 * 16_000, 7 * 16_000) / 16_000  # the tone continues from the first clip
     inner = slice(800, -4000)
     basis = np.stack([np.sin(2 * np.pi * 440 * time), np.cos(2 * np.pi * 440 * time)])[:, inner]
     amplitude = np.hypot(*(2 * (basis @ clip.waveform[inner]) / basis.shape[1]))

@@ -1,4 +1,4 @@
-"""`icf data check`: what fits is called fit, and each thing that does not is found and named."""
+"""`icf data check`: valid sets are fit for use, and every fault is found and named."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_each_fault_is_found_and_named(tmp_path, monkeypatch, capsys, name, cate
 
 
 def test_one_fault_is_one_problem(tmp_path: Path) -> None:
-    """A missing folder of a split is named once, not for each of its clips; only what is wrong is named."""
+    """A missing folder of a split is named once, not per clip; only faults are named."""
     fixtures.write_ms3(tmp_path, MS3)
     find(tmp_path, "gt_masks/test").rename(tmp_path / "gone")
     grey(find(tmp_path, "gt_masks/*/*/*.png"), 9)
@@ -161,7 +161,7 @@ def test_one_fault_is_one_problem(tmp_path: Path) -> None:
 
 
 def test_all_faults_of_a_table_are_named(tmp_path: Path, capsys) -> None:
-    """And the files of the lines that are sound are looked at all the same."""
+    """Files of valid lines are still checked."""
     fixtures.write_avss(tmp_path, AVSS)
     grey(find(tmp_path, "v2/*/labels_semantic/0.png"), 99, (144, 256))
     bad = [["a", "", "0", "0", "x", "test", "v1m"], ["b", "b_0", "0", "0", "x", "tset", "v1m"],
@@ -176,7 +176,7 @@ def test_all_faults_of_a_table_are_named(tmp_path: Path, capsys) -> None:
     for words in ("a_obj is ''", "split 'tset'", "label 'v3'"):  # each fault of a line
         assert re.search(f"line {first + len(bad) - 1}: .*{words}", out), out
     assert "got [99]" in out
-    rename(tmp_path, "a_obj")  # a table that cannot be read at all hides nothing else
+    rename(tmp_path, "a_obj")  # an unreadable table does not hide other faults
     labels(tmp_path, lambda ids: ids | {"woman": 3})
     assert [problem.category for problem in check_set(tmp_path)[0].problems] == ["class names", "table"]
 

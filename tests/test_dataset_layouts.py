@@ -1,4 +1,4 @@
-"""Sets in the released layouts: written by the fixtures, read by us and by an independent reader; names of classes."""
+"""Released layouts: written by the fixtures, read by us and by an independent reader; class names."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_masks_may_be_stored_as_bits_or_as_grey_colour(tiny) -> None:
     np.testing.assert_array_equal(read_set(root, "test")[0].load().masks, want)
 
 
-@pytest.mark.parametrize(  # what `icf data check` finds as well is in test_dataset_check.py
+@pytest.mark.parametrize(  # faults that `icf data check` finds too: test_dataset_check.py
     ("spoil", "message"),
     [
         (lambda tiny: tiny.edit_table("ms3_meta_data.csv", lambda rows: rows[1].__setitem__(1, "val")), "no clip"),

@@ -1,4 +1,4 @@
-"""`icf data prepare`: frames, sound and log-mel windows as the released ones were cut, in parallel and resumable."""
+"""`icf data prepare`: frames, audio and log-mel windows cut like the released ones, in parallel and resumable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = (160, 120)
 
 
 def numbered(count: int) -> list[np.ndarray]:
-    """Pictures whose number can be read off after compression: 8 bits as 8 dark or bright columns."""
+    """Frames whose number is readable after compression: 8 bits as 8 dark or bright columns."""
     pictures = []
     for number in range(count):
         bits = [number >> bit & 1 for bit in range(8)]
@@ -37,7 +37,7 @@ def number_of(picture: np.ndarray) -> int:
 
 
 def videos(root: Path, layout: str = "ms3", clips: int = 5) -> Path:
-    """A set of which only the table, the masks and the raw videos are there."""
+    """Write a set with only table, masks and raw videos."""
     if layout == "ms3":
         names = [f"-video_____{i}"[-11:] for i in range(clips)]
         fixtures.write_ms3(root, [(name, ("train", "test")[i % 2]) for i, name in enumerate(names)])
@@ -76,13 +76,13 @@ def test_a_short_video_repeats_its_last_picture(tmp_path) -> None:
 
 
 def test_pictures_are_squashed_without_antialiasing(tmp_path) -> None:
-    """Against the formula of bilinear sampling at pixel centres, on a large smooth picture."""
+    """Against the formula of bilinear sampling at pixel centres, on a large smooth frame."""
     y, x = np.mgrid[:448, :672]
     picture = np.stack([x * 255 // 671, y * 255 // 447, 128 + 0 * x], -1).astype(np.uint8)
     fixtures.write_video(tmp_path / "x.mp4", [picture] * 10, Fraction(2), None)
     cut = cut_frames(tmp_path / "x.mp4")[0]
     want = np.stack([np.meshgrid((np.arange(224) + 0.5) * 3 - 0.5, np.arange(224))[0] * 255 / 671], -1)
-    assert np.abs(cut[..., :1] - want).mean() < 3  # what compression leaves
+    assert np.abs(cut[..., :1] - want).mean() < 3  # compression error
     sharp = np.zeros((448, 448, 3), np.uint8)
     sharp[:, ::4] = sharp[:, 1::4] = 240  # columns in pairs: samples fall between the two of a pair
     fixtures.write_video(tmp_path / "y.mp4", [sharp] * 10, Fraction(2), None)

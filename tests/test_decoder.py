@@ -1,4 +1,4 @@
-"""The mask head over several sounds at once: the same numbers and gradients as one sound after the other."""
+"""Mask head: several sounds at once have the logits and gradients of one sound after the other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def decoded(decoder: MaskDecoder, given: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("prior", [False, True])
 @pytest.mark.parametrize("repeats", [2, 5])
 def test_sounds_together_have_the_logits_and_gradients_of_each_alone(repeats: int, prior: bool):
-    """A sound alone goes through the head as its formula says it."""
+    """A single sound goes through the head's plain formula."""
     decoder, given = made(prior, repeats)
     parameters = list(decoder.parameters())
     found = decoded(decoder, given)
@@ -40,7 +40,7 @@ def test_sounds_together_have_the_logits_and_gradients_of_each_alone(repeats: in
     ]
     wanted = torch.cat(alone)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-    assert (found[0] - found[1]).abs().max() > 1e-3  # and it does matter which sound
+    assert (found[0] - found[1]).abs().max() > 1e-3  # sounds differ
     mine, theirs = (torch.autograd.grad((each * weight).sum(), [*given, *parameters]) for each in (found, wanted))
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -48,7 +48,7 @@ def test_sounds_together_have_the_logits_and_gradients_of_each_alone(repeats: in
 
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_the_head_is_that_of_the_formula(repeats: int):
-    """sharpen([P', S, up(prior)]) for every sound by itself."""
+    """sharpen([P', S, up(prior)]) for every sound separately."""
     decoder, (_, fine, *_) = made(True, repeats)
     own = torch.randn(repeats, N, QUERIES + 1, 16, 16)
     context = decoder.context(fine)

@@ -1,4 +1,4 @@
-"""Dense class evidence against the classifier itself and NumPy; words that ImageNet knows find their things."""
+"""Dense class evidence against the classifier and NumPy; words in ImageNet find their objects."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_one_position_by_hand(network: EfficientNetLite0, evidence: DenseClassif
     expected = (logits - evidence.mean[:, 0, 0].numpy()) / evidence.deviation[:, 0, 0].numpy()
     np.testing.assert_allclose(scores[0, :, 2, 1].numpy(), expected, atol=1e-4)
     assert scores.shape == (1, 1000, 3, 4)
-    torch.testing.assert_close(evidence(level[..., 1:2]), scores[..., 1:2])  # no position sees another
+    torch.testing.assert_close(evidence(level[..., 1:2]), scores[..., 1:2])  # positions are independent
 
 
 def test_statistics_are_plausible(evidence: DenseClassifier) -> None:
@@ -73,7 +73,7 @@ def test_nearness(bridge: ClassSimilarity) -> None:
     assert {int(i) for i in nearness[1].topk(118).indices} == set(range(151, 269))  # "hotdog" is further than any dog
     assert nearness[2].argmax() == _class("bullet train") or nearness[2].max() > 0.9
     assert nearness[3].max() < nearness[0].max()
-    # By hand: a class of several names is as near as the nearest of them.
+    # By hand: of several names of a class, the nearest counts.
     names = [name.strip() for name in imagenet_names()[7].split(",")]
     expected = (embed_with_minilm(("hen",)) @ embed_with_minilm(tuple(names)).T).max()
     assert bridge.similarity(embed_with_minilm(("hen",)))[0, 7] >= expected - 1e-5

@@ -1,4 +1,4 @@
-"""`--device`: what is found on a machine, and one line for what is not there."""
+"""`--device`: which devices are found, and a one-line error for missing ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from icf_avs.training.accelerator import processes
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
-    """Pretends that this machine has so many NVIDIA GPUs, and Apple's."""
+    """Simulate a number of NVIDIA GPUs, and Apple's GPU."""
 
     def has(gpus: int, apple: bool = False) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -86,7 +86,7 @@ COMPUTING = {
 
 
 def test_every_command_that_computes_takes_it() -> None:
-    """`export` writes a file of the CPU, and the others compute nothing."""
+    """`export` runs on the CPU; the other commands compute nothing."""
     takes = {name for name, part in parsers(build_parser()) if any(a.dest == "device" for a in part._actions)}
     assert takes == {name.partition(" ")[0] for name in COMPUTING}
 
@@ -103,7 +103,7 @@ def test_it_is_refused_before_work_begins(name: str, machine, tmp_path: Path, ca
 
 
 def test_many_videos_pass_it_to_their_processes(machine, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A result is no other for the device that it was made on: it is not made again for another one."""
+    """The device is not part of a result's record: another device does not redo it."""
     video = make_clip(tmp_path / "clip.mp4", sound=tone(1.0), seconds=1.0)
     (tmp_path / "videos.csv").write_text("video\nclip.mp4\n")
     command = ["segment", "--manifest", str(tmp_path / "videos.csv"), "--out", str(tmp_path / "out"), "--jobs", "1"]
@@ -119,7 +119,7 @@ def test_many_videos_pass_it_to_their_processes(machine, tmp_path: Path, capsys:
 
 @pytest.fixture
 def unsettled(monkeypatch: pytest.MonkeyPatch):
-    """A process in which nothing has trained."""
+    """Process state before any training."""
     for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")

@@ -1,4 +1,4 @@
-"""Everything that computes, on a second device: nothing is made where the model is not, and the answers are the CPU's.
+"""All computing calls on a simulated second device: no tensor on a wrong device, and the results of the CPU.
 
 python benchmarks/device_calls.py     counts the calls that fail
 """
@@ -59,7 +59,7 @@ INTERVENTIONS = InterventionSettings(other_sound=0.3)
 
 @dataclass(frozen=True)
 class Given:
-    """Where a call computes, the folder it may write to, the Stamps sets, and a video of two seconds."""
+    """Device of a call, output folder, Stamps sets, and a video of two seconds."""
 
     device: torch.device
     folder: Path
@@ -79,7 +79,7 @@ def stamps() -> SegmentationModel:
 
 @lru_cache
 def natural() -> SegmentationModel:
-    """Its frozen encoders are random: they hear and see something everywhere."""
+    """With random frozen encoders, which respond to any input."""
     torch.manual_seed(0)
     return small(load_checkpoint(find_checkpoint("natural")[0], without_frozen_weights=True))
 
@@ -112,14 +112,14 @@ def predicted_each(given: Given, model: SegmentationModel) -> Any:
 
 
 def predicted_in_silence(given: Given) -> Any:
-    """Nothing is heard, as where no word is asked for."""
+    """No word is selected, so nothing is heard."""
     model = on(given.device, natural())
     prediction = Predictor(model, torch.zeros(len(model.classes), dtype=torch.bool)).predict(*clip_of(model))
     return prediction.logits, prediction.heard
 
 
 def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
-    """As recipe `natural` has them: words in place of sounds, and more sounds of the same pictures."""
+    """Batch as in recipe `natural`: words instead of sounds, and extra sounds for the same frames."""
     generator, side, count = torch.Generator().manual_seed(0), 64, len(model.classes)
     pictures = torch.randint(0, 256, (clips, 1, side, side, 3), dtype=torch.uint8, generator=generator)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
 def learnt(
     given: Given, model: SegmentationModel, batch: Batch, stage: str = "train", config: TrainConfig = TINY
 ) -> Any:
-    """A step of training, by hand: terms, the norm of the gradient, and the means that follow. config: plug-ins."""
+    """One training step: loss terms and gradient norm, then optimizer and running means. config: plug-ins."""
     torch.manual_seed(0)
     train_module = build_train_module(config, copy.deepcopy(model)).to(given.device).train()
     terms = train_module(batch.to(given.device), stage)
@@ -152,13 +152,13 @@ def learnt(
 
 
 def trained(given: Given) -> Any:
-    """The whole of `icf train`, with pictures, validation and the best checkpoint on the way; losses and weights."""
+    """Weights of a run of `icf train` with sample sheets, validation and best checkpoint."""
     folder = given.folder / given.device.type
     with pytest.MonkeyPatch.context() as patch:
         stand_ins(tiny_data(), patch)
         patch.setattr(trainer_module, "build_visual", lambda *_, **__: copy.deepcopy(frozen_encoder()))
         patch.delenv("LOCAL_RANK", raising=False)
-        patch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # accelerate sets it, and would leave it behind
+        patch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # accelerate sets it; undone afterwards
         AcceleratorState._reset_state(reset_partial_state=True)
         try:
             config = replace(TINY, audio_pretrain_steps=1, steps=1, checkpoint_every=2)
@@ -225,7 +225,7 @@ def answered(given: Given) -> Any:
 
 
 def exported(given: Given) -> Any:
-    """The graph, which stays on the CPU, of a model that is elsewhere."""
+    """Outputs of the export graph, which stays on the CPU."""
     graph = WaveformGraph(on(given.device, semantic()))
     return list(graph(*graph.example(1, 2)))
 
@@ -252,7 +252,7 @@ def words_scored(given: Given) -> Any:
 
 @dataclass
 class SceneFeatures:
-    """Of `OpenVocabFeatures` what its scores need, of random pictures."""
+    """The part of `OpenVocabFeatures` that its scores need, of random frames."""
 
     batch: Batch
 
@@ -269,7 +269,7 @@ class SceneFeatures:
 
 
 class Classes:
-    """Stands for `ClassSimilarity`, whose texts take long to embed."""
+    """Stand-in for `ClassSimilarity`, whose texts take long to embed."""
 
     def top_classes(self, words: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
         values, index = (words @ torch.eye(words.shape[1])).topk(count, dim=1)
@@ -317,7 +317,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 }
 
 
-ON_MPS = (  # where it has its own limits, in short
+ON_MPS = (  # calls that meet the limits of mps
     "predict, classes", "predict, natural", "evaluate, classes", "train, a step", "train, a step of words", "calibrate"
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Two and three real processes that share a batch: terms, gradients and weights are those of one process."""
+"""Two or three real processes that share a batch: loss terms, gradients and weights equal those of one process."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from icf_avs.training import accelerator
 from icf_avs.training.recipes import RECIPES
 from icf_avs.types import Batch
 
-CLIPS, FRAMES, STEPS = 5, 2, 3  # not a multiple of the processes; the first step names sounds
+CLIPS, FRAMES, STEPS = 5, 2, 3  # CLIPS is no multiple of the processes; the first step is audio pretraining
 CONFIG = TrainConfig("tiny", audio_pretrain_steps=1, steps=STEPS - 1, highres_steps=0, warmup=1, learning_rate=1e-6)
 PLUG_IN = PlugInConfig(MIT(dim=32, width=16), SC(width=32, blocks=1, jumps=2, draws=4, keep=2), CDCL(dim=16))
 
 
 def shared_batch(step: int) -> Batch:
-    """Clips that differ in all that losses count: labels, padding, silence, full pictures, classes, unknown classes."""
+    """Clips that differ in labels, padding, silence, full masks, classes and unknown classes."""
     batch = random_batch(CLIPS, FRAMES, seed=step)
     batch.labelled[1:3, 1:] = False
     batch.valid[3:, 1] = batch.labelled[3:, 1] = False
@@ -46,7 +46,7 @@ def shared_batch(step: int) -> Batch:
 
 
 class Shared:
-    """Stands where a run has its data."""
+    """Stand-in for training data."""
 
     classes, config = NAMES, CONFIG
 
@@ -55,7 +55,7 @@ class Shared:
 
 
 def without_dropout(model: SegmentationModel) -> SegmentationModel:
-    """Each process draws it for its own clips, so with it no two numbers of processes agree."""
+    """Switch off dropout: each process draws it for its own clips, so results would differ."""
     for module in model.modules():
         for name in ("p", "dropout", "activation_dropout"):
             if isinstance(vars(module).get(name), float):
@@ -64,7 +64,7 @@ def without_dropout(model: SegmentationModel) -> SegmentationModel:
 
 
 def steps(rank: int, world: int, port: int, turns: int, network: str, folder: str) -> None:
-    """One process of a run of STEPS; the first saves terms and gradients of each step and the weights at the end."""
+    """One process of a run of STEPS; rank 0 saves terms and gradients of each step, and the final weights."""
     torch.set_num_threads(1)
     if world > 1:
         where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -76,7 +76,7 @@ def steps(rank: int, world: int, port: int, turns: int, network: str, folder: st
         model = small_model(semantic=True)
     elif network.endswith("-icf"):
         model = without_dropout(small_host(network.removesuffix("-icf")))
-        # AdamW makes whole steps of gradients that are rounding and nothing else (before a normalisation): small ones.
+        # AdamW makes full steps of gradients that are pure rounding (before a normalisation): keep them small.
         config = replace(config, icf=PLUG_IN, learning_rate=1e-8)
     else:
         model, config = small_host(network), replace(config, interventions=InterventionSettings(other_sound=0.3))
@@ -94,7 +94,7 @@ def steps(rank: int, world: int, port: int, turns: int, network: str, folder: st
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(processes, turns, network) -> what `steps` saves, each run made once."""
+    """(processes, turns, network) -> what `steps` saves; each run is made once."""
     context, folder, made = multiprocessing.get_context("forkserver"), tmp_path_factory.mktemp("runs"), {}
     context.set_forkserver_preload(["icf_avs.training.trainer", "small_guided"])
 
@@ -129,7 +129,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ],
 )
 def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int, network: str, run: Any) -> None:
-    """The networks besides the guided one learn by interventions."""
+    """Networks other than the guided one train with interventions."""
     (expected, weights), (found, other) = run(1, turns, network), run(world, turns, network)
     for (mine, gradients), (his, others) in zip(expected, found, strict=True):
         assert mine.keys() == his.keys()
@@ -176,7 +176,7 @@ def test_the_plug_in_learns_from_several_processes_what_it_does_from_one(world: 
 
 
 def test_more_processes_than_clips_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the smallest batch of a step: three clips for `natural`, six for `stamps`, eight in public sets."""
+    """The smallest batch counts: three clips for `natural`, six for `stamps`, eight in public sets."""
     for recipe, most in (("natural", 3), ("stamps", 6), ("s4-pvt", 8), ("avss-pvt", 8)):
         for count in (1, most, most + 1):
             monkeypatch.setattr(accelerator, "processes", lambda count=count: SimpleNamespace(num_processes=count))

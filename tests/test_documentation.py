@@ -1,4 +1,4 @@
-"""The documents do what they say: their blocks of code are run, on small files and with small networks."""
+"""The code blocks of the documents run, on small files and with small networks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tiny(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty folder to work in, where runs are short and networks narrow; names are embedded at random."""
+    """Empty working folder, short runs, narrow networks, random name embeddings."""
     use_reduced_encoders(monkeypatch)
     for name, make in list(RECIPES.items()):
         monkeypatch.setitem(RECIPES, name, tiny(make))
@@ -149,7 +149,7 @@ def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
 
 
 def test_every_file_that_results_names_is_there():
-    """But for scores on the public sets, which nobody has written here."""
+    """Except scores on the public sets, which do not exist here."""
     text = read("docs/RESULTS.md")
     named = {name for row in re.findall(r"^\|.+$", text, re.M) for name in re.findall(r"`(results/[\w.]+\.csv)`", row)}
     assert not [name for name in named - {"results/avsbench.csv"} if not (ROOT / name).is_file()]
@@ -179,7 +179,7 @@ def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     code = notebook_code(ROOT / f"notebooks/{name}.ipynb")
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": name}
-    with torch.enable_grad():  # a notebook may switch gradients off, for itself
+    with torch.enable_grad():  # a notebook may switch gradients off
         exec(compile(code, name, "exec"), names)
     pictures = sorted((tmp_path / "notebook_out").glob(f"{name}-*.png"))
     assert len(pictures) >= 2 and names["video" if name == "negative_sounds" else "record"]

@@ -1,4 +1,4 @@
-"""Mono of several channels: the mean, bit by bit, unless channels cancel each other in it."""
+"""Downmix to mono: exactly the mean, unless channels cancel each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RATE = 16_000
 
 
 def noise(seed: int, seconds: float = 4.0, low: float = 100, high: float = 6_000) -> np.ndarray:
-    """Band-limited noise, louder and softer in turns: float32 [n], RMS near .1."""
+    """Band-limited noise of varying loudness: float32 [n], RMS near 0.1."""
     white = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
     band = sosfilt(butter(6, (low, high), "bandpass", fs=RATE, output="sos"), white)
     swell = 1 + 0.5 * np.sin(2 * np.pi * 0.7 * np.arange(len(band)) / RATE + seed)
@@ -66,7 +66,7 @@ def test_no_sample_is_lost(length):
 
 
 HIGH, LOW = noise(5, low=2_000, high=5_000), noise(6, low=150, high=1_000)
-CANCELLED = {  # channels, and what is to be heard
+CANCELLED = {  # channels, expected mono
     "opposite": ((A, -A), A),
     "opposite, one softer": ((A, -0.7 * A), A),
     "with a little in the middle": ((A + QUIET, -A + QUIET), A + QUIET),
@@ -86,7 +86,7 @@ def test_what_channels_cancel_is_heard(name, size):
 
 
 def test_sound_that_is_opposite_for_a_while():
-    """No click where it begins and ends, and what is a second away is the mean, bit by bit."""
+    """No click where it begins and ends; a second away, the result is exactly the mean."""
     opposite = (np.arange(len(A)) > 2 * RATE) & (np.arange(len(A)) < 3 * RATE)
     right = np.where(opposite, -A, A)
     heard = mixed(A, right)
@@ -108,7 +108,7 @@ def test_files_whose_channels_cancel_are_heard(tmp_path, name, codec):
     assert decibels(opposite - alike, alike) < -20
     info = probe(tmp_path / f"1{name}")
     AudioWindows(info).read(0, 2 * RATE)
-    assert info.repaired.document() == {"cancelled_channels": pytest.approx(2, abs=0.1)}  # of no piece twice
+    assert info.repaired.document() == {"cancelled_channels": pytest.approx(2, abs=0.1)}  # no block counts twice
     assert "cancel each other" in info.repaired.lines()[0]
     assert not probe(tmp_path / f"0{name}").repaired.document()
     np.testing.assert_array_equal(read_video_audio(tmp_path / f"1{name}")[: 2 * RATE], opposite)

@@ -1,4 +1,4 @@
-"""EfficientAT: its front end against NumPy, itself against published numbers, and where its weights come from."""
+"""EfficientAT: front end against NumPy, network against published numbers, and sources of its weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def published() -> EfficientAT:
 
 @pytest.fixture(scope="module")
 def network() -> EfficientAT:
-    """Of random weights, with every tensor away from its neutral value, and activations of ordinary size."""
+    """Random weights, no tensor at its neutral value, activations of ordinary size."""
     torch.manual_seed(3)
     network = EfficientAT()
     for module in network.modules():
@@ -59,7 +59,7 @@ def waves(count: int, samples: int) -> Tensor:
 
 
 def numpy_log_mel(wave: NDArray) -> NDArray:
-    """[n] -> [128, frames], frame by frame and filter by filter, as Kaldi's documentation has it."""
+    """[n] -> [128, frames], frame by frame and filter by filter, as in Kaldi's documentation."""
     sharp = wave[1:] - 0.97 * wave[:-1]
     mirrored = np.concatenate([sharp[512:0:-1], sharp, sharp[-2:-514:-1]])
     window = np.zeros(1024)
@@ -90,7 +90,7 @@ def test_a_wave_too_short_for_a_spectrogram_is_refused() -> None:
 
 @pytest.mark.parametrize(("width", "parameters", "numbers"), [(0.4, 983_599, 993_485), (1.0, 4_876_831, 4_901_277)])
 def test_both_have_as_many_numbers_as_the_published_files(width: float, parameters: int, numbers: int) -> None:
-    """Of mn10 the number of tensors and of their elements is known from code that pins the file."""
+    """The counts of mn10 are known from code that pins the file."""
     network = EfficientAT(width=width)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     state = network.state_dict().values()
@@ -106,7 +106,7 @@ def test_windows_of_any_length_and_rate(network: EfficientAT, rate: int, seconds
         logits, embedding = ear(sound)
         assert logits.shape == (2, 527) and embedding.shape == (2, 384)
         assert ear.maps(sound).shape == (2, 384, 4, steps)
-        for index in range(2):  # a batch is its members
+        for index in range(2):  # batch members are independent
             alone = ear(sound[index : index + 1])
             assert torch.allclose(alone[0][0], logits[index], rtol=1e-4, atol=1e-4 * logits.abs().max())
             assert torch.allclose(alone[1][0], embedding[index], rtol=1e-4, atol=1e-4 * embedding.abs().max())
@@ -174,7 +174,7 @@ def test_equals_the_published_network(published: EfficientAT, window: dict) -> N
 
 
 def test_half_the_rate_is_heard_nearly_alike(published: EfficientAT) -> None:
-    """A sound without anything above 8 kHz, at 16 and at 32 kHz, has one embedding."""
+    """Audio without content above 8 kHz has the same embedding at 16 and 32 kHz."""
     low = resample(golden_wave(3.0)[None], 32_000, 16_000)
     again = load_efficientat(published_weights(), sample_rate=16_000)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """A web server, its address and folder; no weights on the machine itself."""
+    """Address and folder of a local web server; no weights on the machine."""
     for name in ("ICF_WEIGHTS_DIR", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

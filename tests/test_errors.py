@@ -1,4 +1,4 @@
-"""The line that a user sees is one line, whatever got into it."""
+"""The message of a UserError is one printable line."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Evaluation with models whose scores are known: one that hears perfectly, and one that is deaf."""
+"""Evaluation of models with known scores: one uses the audio perfectly, one ignores it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_perfect_listener_and_a_deaf_model(records):
     for audio in AUDIOS:
         hearing, deaf = evaluate(Listener(spec), records, audio), evaluate(Listener(spec, deaf=True), records, audio)
         for protocol in ("reference", "strict"):
-            assert deaf[protocol]["miou"] > 0.97 and deaf[protocol]["f"] > 0.97  # blind to the sound: always the same
+            assert deaf[protocol]["miou"] > 0.97 and deaf[protocol]["f"] > 0.97  # always the same masks
             if audio == "true":
                 assert hearing[protocol]["miou"] > 0.97
                 assert np.isnan(hearing[protocol]["fpr"])  # no frame with empty ground truth
@@ -57,7 +57,7 @@ def test_another_image_size_and_long_clips(tiny):
 
 
 class Graded(Listener):
-    """Marks the left half surely, and the next quarter with a probability of 0.45; the object is either of both."""
+    """Marks the left half with certainty and the next quarter with probability 0.45."""
 
     def predict(self, frames, waves):
         found = super().predict(frames, waves)
@@ -81,9 +81,10 @@ def test_settings_of_other_protocols(records):
         assert scores["dataset-2classes"]["miou"] == pytest.approx((inter / union + blank) / 2, abs=0.01)
     assert usual["strict"]["f"] == lower["strict"]["f"] and usual["reference"]["f"] == lower["reference"]["f"]
     assert lower["dataset"]["f"] < usual["dataset"]["f"]
-    silent = evaluate(model, records, "silence", settings=ScoringSettings(threshold=0.4))
-    assert silent["dataset"]["fpr"] == pytest.approx(168 / 224, abs=0.01)
-    # of the thresholds that keep all marks and those that keep the sure ones, each clip has its own best
+    assert evaluate(model, records, "silence", settings=ScoringSettings(threshold=0.4))["dataset"]["fpr"] == pytest.approx(
+        168 / 224, abs=0.01
+    )
+    # whether the best threshold keeps the uncertain quarter differs by clip
     alone = evaluate(model, records, settings=ScoringSettings(batch_size=1))
     assert alone["reference"]["f"] > usual["reference"]["f"] == pytest.approx(usual["strict"]["f"])
     np.testing.assert_equal(alone["strict"], usual["strict"])
@@ -105,7 +106,7 @@ def test_another_size_is_that_of_pictures_and_masks(tiny):
     spy = SimpleNamespace(**vars(records[0]), load=lambda size: loaded.append(size) or load(records[0], size))
     for size in (224, 512, None):
         assert evaluate(model, [spy], settings=ScoringSettings(size=size))["strict"]["miou"] > 0.95
-    assert loaded == [224, 512, None] and set(seen) == {(5, 224, 224, 3)}  # the network's own stays
+    assert loaded == [224, 512, None] and set(seen) == {(5, 224, 224, 3)}  # the network's size stays
 
 
 def test_pictures_are_looked_at_once_for_all_sounds(tiny):
@@ -184,7 +185,7 @@ def test_windows_are_centred_and_padded():
 
 
 def test_windows_are_at_the_rate_of_the_model():
-    """A tone of 1 kHz is one at 32 kHz, too, in every second; waves of clips are at 16 kHz."""
+    """A tone of 1 kHz stays one when resampled from 16 kHz, the rate of clips, to 32 kHz."""
     spec = ClipSpec(sample_rate=32_000, window=31_200)
     tone = np.sin(2 * np.pi * 1000 * np.arange(3 * 16_000) / 16_000).astype(np.float32)
     expected = np.sin(2 * np.pi * 1000 * np.arange(3 * 32_000) / 32_000)
@@ -214,7 +215,7 @@ def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
     assert both.items() >= usual.items()
     new = {key[1] for key in both.keys() - usual.keys()}
     assert new == {"reference-b1-t0.4", "strict-t0.4", "dataset-t0.4", "dataset-2classes-t0.4"}
-    assert main([*command, "--batch-size", "1"]) == 0  # strict and dataset do not know batches
+    assert main([*command, "--batch-size", "1"]) == 0  # strict and dataset do not depend on batches
     assert {key[1] for key in cells(path).keys() - both.keys()} == {"reference-b1"}
     assert main([*command, "--size", "64"]) == 0 and main([*command, "--native", "--clips", "1"]) == 0
     everything = cells(path)
@@ -229,7 +230,7 @@ def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
 
 
 def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatch, capsys):
-    """The disk fills up while it scores."""
+    """The disk fills up during evaluation."""
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
     loads(Listener(ClipSpec()), monkeypatch, "listener")

@@ -20,7 +20,7 @@ PARTS = ["v1s", "v1m", "v2"]
 
 
 class Guesser(MaskPredictor):
-    """Draws coarse maps at random; keeps them. Its classes are in another order than the set's."""
+    """Predicts random coarse maps and keeps them. Its classes are in another order than the set's."""
 
     classes = ("dog", "ant", "cow", "bee")
     semantic = True
@@ -38,7 +38,7 @@ class Guesser(MaskPredictor):
 
 
 def reference(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """mIoU and F over all five classes of the set, ids [n, H, W], as PROTOCOLS section 2 has it."""
+    """mIoU and F over all five classes of the set, ids [n, H, W], by PROTOCOLS section 2."""
     ious, fs, counts = np.zeros(5), np.zeros(5), np.zeros(5)
     for p, t in zip(predicted, truth, strict=True):
         for c in range(5):
@@ -105,7 +105,7 @@ def test_a_model_that_knows_scores_one_on_what_occurs(tiny):
 
 
 def test_the_reference_pads_every_clip_to_ten_frames(tiny):
-    """Its free background frames count like others: 5 of each v1m clip, none of v2."""
+    """Padding counts as correct background: 5 frames of each five-second clip, none of v2."""
     records, model = read_set(tiny.avss("test", PARTS), "test"), Guesser()
     padded = evaluate_semantic(model, records, NAMES)["argmax-padded"]
     truth = [record.load().masks for record in records]

@@ -1,4 +1,4 @@
-"""Exported files: they answer as the model does, for any number of clips and frames, and run without the package."""
+"""Exported files: outputs of the model for any number of clips and frames, without the package."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def small(semantic: bool = False, **parts: None) -> SegmentationModel:
 
 @pytest.fixture(scope="module")
 def model() -> SegmentationModel:
-    """Its masks cover half of the pictures of the video below."""
+    """Model whose masks cover half of the frames of the video below."""
     each = small(semantic=True)
     frames = np.stack([Image.fromarray(picture(number)).resize((96, 96)) for number in (5, 25)])
     waves = torch.from_numpy(tone(0.975, 16_000)).expand(2, -1)
@@ -82,7 +82,7 @@ def files(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_front_end_is_the_spectrogram() -> None:
-    """Against the model's own, which test_vggish_frontend.py compares with NumPy; tone, noise, silence, full scale."""
+    """Against `log_mel`, which test_vggish_frontend.py compares with NumPy; tone, noise, silence, full scale."""
     time = np.arange(15_600) / 16_000
     noise = np.random.default_rng(0).normal(0, 0.1, 15_600)
     waves = np.stack([np.sin(2 * np.pi * 440 * time), noise, 0 * time, 0 * time + 1]).astype(np.float32)
@@ -151,7 +151,7 @@ def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
 def test_the_example_gives_the_masks_of_icf_segment(
     files: dict[str, Path], model: SegmentationModel, tmp_path: Path
 ) -> None:
-    """Without the package: ordinary videos, turned and mirrored ones, sound that is late, too early or goes on."""
+    """Without the package: plain, rotated and mirrored videos; audio that is late, early or longer."""
     videos = [make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))]
     turns = [(90, False), (180, False), (-90, False), (0, True), (90, True)]
     for rotation, flip in turns:
@@ -183,7 +183,7 @@ def test_the_example_gives_the_masks_of_icf_segment(
             image = Image.open(path)
             found = np.asarray(image)
             assert image.mode == "L" and set(np.unique(found)) <= {0, 255}
-            assert ((found > 0) == mask).mean() > 0.9995, video.name  # but for roundings of a grey level
+            assert ((found > 0) == mask).mean() > 0.9995, video.name  # except for rounding of a grey level
         lines += len(paths)
     assert len(done.stdout.splitlines()) == lines
 
@@ -206,7 +206,7 @@ def test_without_a_library_it_says_so_at_once(library: str, tmp_path: Path, monk
 def test_the_command_writes_a_card_with_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """The shipped model, as people export it; what the file answers is compared by the command itself."""
+    """The shipped model; the command itself compares the outputs of the file."""
     monkeypatch.chdir(ROOT)
     assert main(["export", "stamps", "--out", str(tmp_path / "out")]) == 0
     assert "stamps.onnx" in capsys.readouterr().out and not recwarn.list

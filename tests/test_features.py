@@ -1,4 +1,4 @@
-"""Cached features: the same from any number of workers, found again, never half there; and batches made of them."""
+"""Cached features: equal for any number of workers, reused, never incomplete; and batches made of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FEW = replace(WANTED, count=2)
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that holds the packages and no features; returns where those will be."""
+    """Cache with the packages and without features; returns the folder of features."""
     here = asset_packages.cache_dir() / "packages"
     folder = tmp_path / "cache"
     folder.mkdir()
@@ -46,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def made(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> SceneFeatures:
-    """One worker's set, in a cache of its own."""
+    """Features by one worker, in a separate cache."""
     with pytest.MonkeyPatch.context() as patch:
         here, folder = asset_packages.cache_dir() / "packages", tmp_path_factory.mktemp("cache")
         if here.is_dir():
@@ -86,7 +86,7 @@ def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: 
 def test_other_scenes_are_other_features(
     change: str, catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by all that planning draws from: pictures that do not belong to the scenes would be labelled wrongly."""
+    """The key covers all inputs of scene planning: frames of other scenes would get wrong labels."""
     one, wanted = replace(FEW, count=1), replace(FEW, count=1)
     scene_features(catalog, one, 1)
     if change == "photographs":
@@ -164,7 +164,7 @@ def test_variations_mix_the_sound_anew(catalog: Catalog, bank: SoundBank, made: 
 
 
 def test_what_another_process_makes_is_waited_for(cache: Path) -> None:
-    """Two that start at once, as two runs of training may: one makes the arrays, the other finds them."""
+    """Of two callers at the same time, as two training runs may be, one makes the arrays, the other reads them."""
     made, start = [], Barrier(2)
 
     def make(new: Path) -> None:

@@ -104,7 +104,7 @@ def test_report_outside_the_project(tmp_path):
 
 
 def test_rows_of_other_protocols_stay_apart(project):
-    """Rows of other settings and of whole sets change no table that asks for one protocol, and are lines of others."""
+    """Rows of other settings do not change a table of one protocol, and are lines of a table of all."""
     before = fill(PAGE, project / "results", Path("x.md"))
     names = ("strict-t0.4", "reference-b1", "dataset", "dataset-2classes", "classes-argmax-padded")
     more = "".join(
@@ -129,10 +129,10 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     row |= {"audio": "true", "miou": "0.5"}
     SCORES.save(path, [row])
     assert len(SCORES.read(path)) == 4
-    SCORES.save(path, [row | {"test_set": "s4", "protocol": "strict", "miou": "0.1"}])  # silence is not there any more
+    SCORES.save(path, [row | {"test_set": "s4", "protocol": "strict", "miou": "0.1"}])  # the row of silence is dropped
     kept = [(r["test_set"], r["protocol"], r["miou"]) for r in SCORES.read(path)]
     assert kept == [("s4", "reference", "0.7"), ("ms3", "", "0.5"), ("s4", "strict", "0.1")]
-    assert [p.name for p in path.parent.iterdir()] == ["stamps.csv"]  # no temporary file stays
+    assert [p.name for p in path.parent.iterdir()] == ["stamps.csv"]  # no temporary file is left
     (project / "results/other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="not a table of scores"):
         SCORES.save(project / "results/other.csv", [row])
@@ -140,7 +140,7 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
 
 
 def test_checkpoints_of_one_name_keep_their_rows(project):
-    """Two runs write best.safetensors, and the same is scored on two folders: four lines, each told from the others."""
+    """Checkpoints of one name differ by digest, scores of one checkpoint by data folder."""
     path, usual = project / "results/stamps.csv", SCORES.read(project / "results/stamps.csv")[0]
     SCORES.save(path, [usual | {"digest": "34cd", "path": "b/a.safetensors", "miou": "0.2"}])
     SCORES.save(path, [usual | {"data": "other", "miou": "0.3"}])

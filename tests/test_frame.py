@@ -1,4 +1,4 @@
-"""Pictures of any pixel format, matrix, range and depth come out in the right colours."""
+"""Frames of any pixel format, matrix, range and depth have the right colours."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_matrices_that_cannot_be_converted_do_not_refuse_a_video(tmp_path, matri
 
 
 def joined(path, *parts):
-    """H.264 streams one after the other, as they are: size, format and colours change where the next one begins."""
+    """Concatenate H.264 streams: size, format and colours change where the next one begins."""
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path
 

@@ -1,4 +1,4 @@
-"""Pictures decoded once for two: each gets all of them in order, and neither waits for ever."""
+"""Frames decoded once for two consumers: each gets all of them in order, and there is no deadlock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from icf_avs.media.video_reader import probe, video_frames
 
 @pytest.fixture(scope="module")
 def info(tmp_path_factory):
-    """Fifty pictures."""
+    """Video of fifty frames."""
     return probe(make_clip(tmp_path_factory.mktemp("clip") / "a.mp4", seconds=2, sound=tone(2)))
 
 
@@ -24,7 +24,7 @@ def times(pictures) -> list[float]:
 
 
 class Behind(threading.Thread):
-    """Takes pictures in a thread: `count` of them, or all, once it may."""
+    """Thread that reads `count` frames, or all, once `may` is set."""
 
     def __init__(self, shared: FrameTee, count: int = 1000) -> None:
         super().__init__(daemon=True)
@@ -75,7 +75,7 @@ def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
 
 
 def test_however_many_pictures_come_later_it_waits_for_the_earlier_ones_alone(info):
-    """As in a video whose rate rises: the film has drawn all that has masks, and waits for the next ones."""
+    """As in a video whose frame rate rises: the overlay has drawn all masks and waits for the next."""
     with FrameTee(info, seconds=0.16) as shared, shared.ahead() as ahead, shared.behind() as behind:
         for _ in range(45):
             next(ahead)

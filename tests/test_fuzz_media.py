@@ -1,4 +1,4 @@
-"""The fuzzer of benchmarks/fuzz_media.py: a short run of it, and what it calls a failure."""
+"""Fuzzer benchmarks/fuzz_media.py: a short run, and what counts as a failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ fuzz_media, media_seeds, reliability = map(importlib.import_module, ("fuzz_media
 
 
 def test_damaged_files_end_in_masks_or_one_line(tmp_path, monkeypatch):
-    """A short run of benchmarks/fuzz_media.py, of other files than its usual seed has."""
+    """With another seed than the benchmark's default."""
     originals = [path.read_bytes() for path in media_seeds.write_seeds(tmp_path)]
     worker, kinds = fuzz_media.Worker(tmp_path), Counter()
     monkeypatch.setattr(fuzz_media, "FILES_PER_PROCESS", 10)
@@ -45,7 +45,7 @@ def test_fuzzer_sees_a_hang_a_crash_and_a_traceback(tmp_path, monkeypatch):
         return real(model, path, out)
 
     def crash():
-        faulthandler.disable()  # which pytest enables: a crash that is wanted prints no dump
+        faulthandler.disable()  # enabled by pytest; an intended crash prints no dump
         os.abort()
 
     harms = {b"error": lambda: 1 / 0, b"hang": lambda: time.sleep(9), b"crash": crash,
@@ -57,7 +57,7 @@ def test_fuzzer_sees_a_hang_a_crash_and_a_traceback(tmp_path, monkeypatch):
                        (b"memory", "MemoryError")]:  # fmt: skip
         kind, why = worker.outcome(data)
         assert kind == "failed" and said in why
-        assert worker.outcome(good) == ("answered", "")  # one that fails does not disturb the next
+        assert worker.outcome(good) == ("answered", "")  # a failure does not affect the next file
     worker.close()
     assert os.listdir(tmp_path) == ["seeds"]
 

@@ -1,4 +1,4 @@
-"""The fuzzer of benchmarks/fuzz_tables.py: a short run of it, and what it calls a failure."""
+"""Fuzzer benchmarks/fuzz_tables.py: a short run, and what counts as a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 fuzz_media, fuzz_tables, mutations, untrusted_readers = map(
     importlib.import_module, ("fuzz_media", "fuzz_tables", "mutations", "untrusted_readers")
 )
-SEED, INPUTS = 1, 300  # others than those of its usual seed
+SEED, INPUTS = 1, 300  # another seed than the benchmark's default
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def memory_behind_a_line(folder):
 
 
 def crash(folder):
-    faulthandler.disable()  # which pytest enables: a crash that is wanted prints no dump
+    faulthandler.disable()  # enabled by pytest; an intended crash prints no dump
     os.abort()
 
 
@@ -92,7 +92,7 @@ def test_fuzzer_sees_what_fails_and_goes_on(harm, said, tmp_path, monkeypatch):
 
 
 def test_the_canary_is_among_the_mutations():
-    """Some of the pickles would run a command if they were opened plainly."""
+    """Some mutated pickles would run a command if they were unpickled."""
     pickles = untrusted_readers._pickles()
     found = [mutations.mutated("pickle", pickles, np.random.default_rng([SEED, number])) for number in range(200)]
     assert sum(b"touch CANARY" in content for content in found) > 3

@@ -1,4 +1,4 @@
-"""Gaussians of frame features against the formulas with whole covariance matrices, by SciPy in double precision."""
+"""Gaussians of frame features against the formulas with full covariance matrices, by SciPy in double precision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def moments(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def scipy_w2(one: np.ndarray, other: np.ndarray) -> float:
     (m1, s1), (m2, s2) = moments(one), moments(other)
-    # The root of a singular product is ill conditioned; a shrinkage far below what is compared is not seen.
+    # The root of a singular product is ill-conditioned; this shrinkage is far below the tolerance.
     tiny = 1e-12 * np.eye(len(s1))
     root = scipy.linalg.sqrtm(scipy.linalg.sqrtm(s1 + tiny) @ (s2 + tiny) @ scipy.linalg.sqrtm(s1 + tiny))
     return float(np.square(m1 - m2).sum() + np.trace(s1 + s2 - 2 * root.real))
@@ -91,7 +91,7 @@ def test_gradients_are_finite_where_there_is_no_spread(frames, kind):
 
 
 def test_rounding_does_not_choose_the_gradient_where_a_clip_has_no_spread():
-    """Frames of a constant tone are equal but for rounding: another rounding must not turn the gradient."""
+    """Frames of a constant tone differ only by rounding, which must not turn the gradient."""
     unit = torch.nn.functional.normalize(sets(2, 5, 16), dim=-1)
     every, gradients = torch.ones(5, dtype=torch.bool), []
     for seed in range(2):

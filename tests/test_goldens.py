@@ -1,6 +1,6 @@
-"""Frozen answers of the whole product: a change that moves one says so in its commit.
+"""Frozen outputs of the whole product: a commit that changes one says so.
 
-After a wanted change:  ICF_REGENERATE=1 python -m pytest tests/test_goldens.py -k "segment/stamps"
+After an intended change:  ICF_REGENERATE=1 python -m pytest tests/test_goldens.py -k "segment/stamps"
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from golden_cases import CASES, truck_scene
 from pycocotools import mask as coco_mask
 
 FOLDER = Path(__file__).parent / "golden"
-NUMBERS, MASKS = 2e-3, 0.99  # how far another processor or version of torch may move a number; IoU of masks
-LATER = 5e-2  # the same of an AUC of few pairs, and from the sixth step of ICF on: AMD's and Intel's sums drift apart
+NUMBERS, MASKS = 2e-3, 0.99  # tolerance for other processors and versions of torch; IoU of masks
+LATER = 5e-2  # tolerance of an AUC of few pairs, and of ICF from its sixth step on: AMD's and Intel's sums drift apart
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The guided filter: against its definition, window by window, and on an edge that the mask misses."""
+"""Guided filter: against its definition in every window, and on an edge that the mask misses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_where_a_picture_is_of_one_colour_nothing_changes_much() -> None:
 
 def test_a_constant_that_is_added_stays_added() -> None:
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)  # or a window of one colour rounds
+    logits = torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)  # float32 would round here
     pictures = torch.randint(0, 256, (2, 32, 32, 3), generator=generator, dtype=torch.uint8)
     found, wanted = guided_filter(logits + 1, pictures), guided_filter(logits, pictures) + 1
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)

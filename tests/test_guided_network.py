@@ -1,4 +1,4 @@
-"""The whole method: every combination of its parts trains, and no clip or padding frame leaks into another."""
+"""Guided network: every combination of parts trains; no clip and no padding affects another clip."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_parameter_of_what_is_built_gets_a_gradient(switches: dict[str, bo
             assert parameter.grad is not None, name
             moved[name] += float(parameter.grad.abs().sum())
     still = {name for name, size in moved.items() if size == 0}
-    # A lone query attends to itself whatever its query and key say.
+    # Attention of a single query does not depend on its query and key weights.
     lone = {name for name in still if ".self_attention." in name and (".query." in name or ".key." in name)}
     assert still == lone and (not lone or not switches["implicit_text"])
 
@@ -88,7 +88,7 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
 
 
 def test_the_baseline_has_the_parameters_that_all_share() -> None:
-    """What a combination has beyond the baseline belongs to its parts."""
+    """All further parameters of a combination belong to its parts."""
     plain = {name: value.shape for name, value in small_model(**dict.fromkeys(PARTS, False)).state_dict().items()}
     homes = tuple(home for part in HOMES.values() for home in part)
     shared = {name for name in small_model().state_dict() if not name.startswith(homes)}
@@ -118,7 +118,7 @@ def test_the_semantic_head_learns() -> None:
 
 
 def maps(output: GuidedOutput) -> dict[str, torch.Tensor]:
-    """All that is answered frame by frame."""
+    """All outputs per frame."""
     names = ("logits", "classes", "prior", "reading", "semantic", "parts", "patches")
     found = {name: getattr(output, name) for name in names if getattr(output, name) is not None}
     return found | ({"text": output.text["frame"]} if output.text else {})
@@ -152,7 +152,7 @@ def test_padding_changes_nothing(frames: int) -> None:
 
 
 def test_training_outputs_leave_the_factual_answer_alone() -> None:
-    """The same mask whether or not rivals are drawn beside it; and nothing of training is computed at inference."""
+    """The same mask with and without counterfactuals, which are not computed at inference."""
     model, batch = small_model(semantic=True).eval(), random_batch()
     trained, plain = run(model, batch), run(model, batch, training=False)
     for name, value in maps(plain).items():
@@ -162,7 +162,7 @@ def test_training_outputs_leave_the_factual_answer_alone() -> None:
 
 
 def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
-    """do(vision): its logits are what that sound alone, put under this picture, would give."""
+    """do(vision): its logits equal those of the frame with that sound alone."""
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
     swapped = replace(batch, waveforms=batch.waveforms[[2, 0, 1]])
@@ -191,7 +191,7 @@ def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
 
 
 def test_rivals_are_answered_with_their_own_text() -> None:
-    """do(audio): a rival's logits are what the decoder gives for its semantic and the picture of its clip."""
+    """do(audio): logits equal the decoder's for the counterfactual embedding and the frame of its clip."""
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
     pixels = model.network.pixel_decoder([level.flatten(0, 1) for level in batch.pyramid])
@@ -204,7 +204,7 @@ def test_rivals_are_answered_with_their_own_text() -> None:
 
 
 def test_a_position_that_fits_the_sound_guides_the_decoder() -> None:
-    """CDCL at work in the answer: s (r - W2^2) of the sound's Gaussian and a point with the floor as deviation."""
+    """s (r - W2^2) of the sound's Gaussian and a point with the floor as deviation."""
     space = small_model().network.joint_embedding
     parts, tokens = torch.randn(2, 3, 6, 32), torch.randn(3, 32, 4, 5)
     found = space.match(parts, tokens)

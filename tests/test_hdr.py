@@ -1,4 +1,4 @@
-"""PQ, HLG and BT.2020 are shown as BT.709, by the published formulas, in what the model is given and in films."""
+"""PQ, HLG and BT.2020 become BT.709 by the published formulas, in model inputs and overlay videos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TO_BT2020 = np.array(  # ITU-R BT.2087, with more digits
     [(0.627403896, 0.329283038, 0.043313066), (0.069097289, 0.919540395, 0.011362316),
      (0.016391439, 0.088013308, 0.895595253)]
 )  # fmt: skip
-SOFT = (30 + COLOURS * 0.85).round()  # codes of 10 bits are coarse near black
+SOFT = (30 + COLOURS * 0.85).round()  # 10-bit codes are coarse near black
 X265 = {"x265-params": "log-level=none:qp=1"}
 
 
@@ -38,7 +38,7 @@ def hlg(light: np.ndarray) -> np.ndarray:
 
 
 def graded(colours: np.ndarray, transfer: int, white: float = 100.0) -> np.ndarray:
-    """SDR colours (0 to 255), shown as on a display whose white has so many cd/m2, as HDR signals of BT.2020."""
+    """SDR colours (0 to 255) at a white of so many cd/m2, as HDR signals of BT.2020."""
     light = white * (colours / 255) ** 2.4 @ TO_BT2020.T
     return pq(light) if transfer == PQ else hlg(light)
 
@@ -108,7 +108,7 @@ def test_files_are_seen_and_shown_as_sdr(tmp_path, transfer, codec, pix_fmt, opt
 
 
 def test_sdr_that_turns_into_hdr(tmp_path):
-    """Within one H.264 stream: each picture by its own tags, the film in the colours of the first."""
+    """Within one H.264 stream: frames by their own tags, the overlay in the colours of the first."""
     parts = []
     for number, (signals, tags) in enumerate([(SOFT / 255, (1, 1, 1)), (graded(SOFT, HLG), (9, HLG, 9))]):
         matrix, transfer, primaries = tags

@@ -33,7 +33,7 @@ def frames(height: int, width: int, count: int = 1) -> Tensor:
 
 
 def saved(name: str, folder: Path) -> nn.Module:
-    """A shallow classifier as the hub has them: its tensors carry a prefix and it has a classifier head."""
+    """Save a shallow classifier as on the hub: tensors with a prefix, and a classifier head."""
     family = BACKBONES[name]
     torch.manual_seed(1)
     config = getattr(transformers, f"{family.prefix}Config")(**{**family.architecture, "depths": list(SHALLOW)})
@@ -46,7 +46,7 @@ def saved(name: str, folder: Path) -> nn.Module:
     ("name", "millions", "published"), [("pvt-v2-b5", 81.4, 82.0), ("resnet-50", 23.5, 25.6), ("swin-b", 86.7, 87.8)]
 )
 def test_full_size_has_the_published_number_of_parameters(name: str, millions: float, published: float) -> None:
-    """Papers count the classifier of 1000 kinds too, and for Swin one norm at the end where we have one a level."""
+    """Papers include the 1000-class head, and for Swin one final norm instead of one per level."""
     with torch.device("meta"):
         network = load_backbone(name, random=True).network
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -100,7 +100,7 @@ def test_frozen_never_trains_and_trained_leaves_no_parameter_out(name: str) -> N
     assert not frozen(frames(64, 64))[-1].requires_grad
     trained = load_backbone(name, random=True, frozen=False, depths=SHALLOW).train()
     before = {key: value.clone() for key, value in trained.named_buffers()}
-    # Stochastic depth may skip a block in a step; it is no part of this.
+    # Stochastic depth may skip a block: switch it off.
     for module in trained.modules():
         if "DropPath" in type(module).__name__:
             module.eval()
@@ -112,7 +112,7 @@ def test_frozen_never_trains_and_trained_leaves_no_parameter_out(name: str) -> N
 
 @pytest.mark.parametrize("name", ["pvt-v2-b5", "swin-b"])
 def test_linear_layers_by_onednn_change_nothing(name: str) -> None:
-    """Levels and gradients beside those of the library's own layers."""
+    """Levels and gradients equal those of nn.Linear."""
     torch.manual_seed(4)
     encoder = load_backbone(name, random=True, frozen=False, depths=SHALLOW).eval()
     linears = [module for module in encoder.modules() if isinstance(module, TokenLinear)]
@@ -127,7 +127,7 @@ def test_linear_layers_by_onednn_change_nothing(name: str) -> None:
         found.append([*levels, *(parameter.grad for parameter in encoder.parameters())])
     largest = max(float(gradient.abs().max()) for gradient in found[1][4:])
     for index, (ours, theirs) in enumerate(zip(*found, strict=True)):
-        # A bias of the keys has no effect on attention: its gradient is what rounding leaves of zero.
+        # A key bias has no effect on attention: its gradient is rounding error.
         size = float(theirs.detach().abs().max()) if index < 4 else largest
         assert (ours - theirs).abs().max() < 1e-4 * size
 
@@ -177,7 +177,7 @@ def test_pickled_tensors_load_and_pickled_code_never_runs(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("name", ["pvt-v2-b5", "swin-b"])
 def test_stochastic_depth_is_drawn_for_the_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes with parts of seven clips drop what one does; and no part of the network draws otherwise."""
+    """Two processes that share seven clips drop what one does; the network has no other DropPath."""
     network = load_backbone(name, random=True, frozen=False, depths=SHALLOW).network
     drops = [module for module in network.modules() if "DropPath" in type(module).__name__]
     assert drops and all(type(module) is hf_backbones.DropPath for module in drops)

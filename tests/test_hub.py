@@ -1,4 +1,4 @@
-"""Models in folders and on the hub: what is saved loads again, and one line for all that cannot be loaded."""
+"""Models in folders and on the hub: saved ones load again, others give a one-line error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "l
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model from a file of another name."""
+    """Saved folder of a model from a file of another name."""
     torch.manual_seed(0)
     config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16)
     spec = ClipSpec(frames=2, image_size=64, phase=0.25)
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, and no way out to it."""
+    """Empty hub cache, offline."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
@@ -136,7 +136,7 @@ def test_a_model_is_uploaded(folder: Path, cache: Path, monkeypatch: pytest.Monk
 def test_a_folder_without_our_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert "has no model.safetensors" in line(tmp_path)
-    for name in ("last.pt", "own.safetensors", "best.safetensors"):  # as a run leaves them
+    for name in ("last.pt", "own.safetensors", "best.safetensors"):  # as in a run folder
         (tmp_path / name).touch()
     assert line(tmp_path).endswith(f"name one of them: {tmp_path}/best.safetensors, {tmp_path}/own.safetensors")
 

@@ -57,7 +57,7 @@ def test_at_chance_equation_17_is_log_2_for_any_number_of_negatives():
 
 
 def test_what_depends_on_the_anchor_alone_cancels():
-    """Eq. 16 and 17 are softmaxes over the second argument: an anchor's own entropy counts for nothing."""
+    """Eq. 16 and 17 are softmaxes over the second argument: the anchor's entropy has no effect."""
     distances, positive = drawn(3, 3).square(), torch.eye(3, dtype=torch.bool)
     present = torch.ones(3, dtype=torch.bool)
     shifted = distances + drawn(3, 1, seed=4)
@@ -89,7 +89,7 @@ def test_measures_of_table_2():
 
 def test_positives_are_told_by_the_audio_text():
     texts = drawn(4, 1, 8).expand(-1, 3, -1).clone()
-    texts[2] = texts[0]  # two clips of one sound
+    texts[2] = texts[0]  # two clips with the same sound
     clips = ContrastInputs(drawn(4, 3, 6), drawn(4, 3, 5), torch.ones(4, 3, dtype=torch.bool), audio_text=texts)
     expected = torch.eye(4, dtype=torch.bool)
     expected[0, 2] = expected[2, 0] = True

@@ -1,4 +1,4 @@
-"""SC: orthogonality, the diffusion's steps and the pool (eq. 6-12), against NumPy and hand-worked chains."""
+"""SC: orthogonality, diffusion steps and pool (eq. 6-12), against NumPy and by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def states(*shape: int, seed: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.75, 1.0])
 def test_a_turned_state_has_the_asked_cosine_and_length(alpha):
-    """Over samples with m at its bound 1: cos(z', z) = sqrt(1 - alpha)."""
+    """Over samples, with strength m at its bound 1: cos(z', z) = sqrt(1 - alpha)."""
     counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
     state = 3 * states(4, 5, 48)
     turned = counterfactual.orthogonalize(state, torch.full((4, 5), alpha))
@@ -39,7 +39,7 @@ def test_a_turned_state_has_the_asked_cosine_and_length(alpha):
 
 
 def test_the_direction_is_orthogonal_to_the_state():
-    """At alpha 1 nothing of the state is left but what is orthogonal to it; other draws are other directions."""
+    """At alpha 1 the result is orthogonal to the state; draws differ."""
     counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
     state, every = states(6, 48), torch.ones(6)
     one, other = counterfactual.orthogonalize(state, every), counterfactual.orthogonalize(state, every)
@@ -75,7 +75,7 @@ def test_the_schedule_and_the_forward_process_are_those_of_latent_diffusion():
     expected = np.sqrt(abar[[0, 199, 999]])[:, None] * z.numpy()
     expected = expected + np.sqrt(1 - abar[[0, 199, 999]])[:, None] * noise.numpy()
     np.testing.assert_allclose(schedule.add_noise(z, noise, step).numpy(), expected, rtol=1e-4, atol=1e-5)
-    # Steps of q one after the other give the same mean as eq. 6 in one.
+    # Successive steps of q give the mean of eq. 6.
     signal = 1.0
     for beta in betas[:200]:
         signal *= np.sqrt(1 - beta)
@@ -105,7 +105,7 @@ def test_one_reverse_step_by_hand():
 
 
 def test_a_denoiser_learns_the_noise():
-    """Of one vector: after a few steps the error is far below that of predicting nothing."""
+    """For one vector: after a few steps the error is far below that of predicting zero."""
     torch.manual_seed(0)
     denoiser, schedule = Denoiser(8, 0, 32, 2), NoiseSchedule(1000)
     z = states(1, 8).expand(64, -1)
@@ -156,7 +156,7 @@ def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(s
 
 @pytest.mark.parametrize("lambda_z", [0.5, 1.0, 2.0, 3.0])
 def test_the_loss_of_orthogonality_is_least_where_the_algebra_says(lambda_z):
-    """2 (1 - sqrt(1 - c)) + lambda_z (1 - c) is least at c = max(0, 1 - 1 / lambda_z^2)."""
+    """2 (1 - sqrt(1 - c)) + lambda_z (1 - c) has its minimum at c = max(0, 1 - 1 / lambda_z^2)."""
     shares = torch.linspace(0, 1, 1001)
     state = F.normalize(states(1, 64), dim=-1).expand(1001, -1)
     counterfactual = module(64, orthogonal="samples", bounds=(1.0, 1.0))
@@ -178,7 +178,7 @@ def test_padding_frames_change_no_term():
 
 
 def test_a_text_with_noise_by_hand():
-    """sqrt(1 - alpha) z + sqrt(alpha) eps, as near to z as that says."""
+    """sqrt(1 - alpha) z + sqrt(alpha) eps, with the cosine to z that follows."""
     counterfactual, z = module(512, strategy="feature-noise"), states(1, 64, 1, 512)
     alpha = torch.tensor([0.0, 0.75])[:, None].expand(-1, 32).reshape(1, 64, 1)
     found = counterfactual.generate(z, states(1, 1, 16), alpha)
@@ -187,7 +187,7 @@ def test_a_text_with_noise_by_hand():
 
 
 def test_swapped_texts_are_the_nearest_of_other_clips():
-    """Four clips in the plane; the last has one frame, which stands for all that another clip has."""
+    """Four clips in the plane; the last has one frame, which is repeated for longer clips."""
     angle = torch.tensor([[0.0, 0.1], [0.4, 0.5], [3.0, 3.1], [0.1, 9.0]])
     z = 3 * torch.stack([angle.cos(), angle.sin()], dim=-1)
     valid = torch.tensor([[True, True], [True, True], [True, True], [True, False]])
@@ -207,7 +207,7 @@ def test_swapped_texts_need_another_clip():
 
 
 def test_codes_are_the_nearest_and_both_sides_move():
-    """Against NumPy; the codes follow the encoder and the encoder them, and the decoder's error reaches the encoder."""
+    """Against NumPy; codes, encoder and decoder all get gradients."""
     vqvae = VQVAE(replace(SMALL, parts=4, codes=5), 8, 3)
     z, visual = states(6, 8), states(6, 3, seed=2)
     latent = vqvae.encode(z)
@@ -245,12 +245,12 @@ def test_a_strategy_that_there_is_not():
 
 
 def test_the_share_of_changed_classes_counts_nearest_texts_and_no_ties_of_collapsed_ones():
-    """Two dogs and a cat: a counterfactual at the cat's text counts for the dogs, one at the other dog's does not."""
+    """Two dogs and a cat: for a dog, a counterfactual at the cat's text counts, one at the other dog's does not."""
     texts = torch.eye(4)[:3, None]  # B T d
     sounding = torch.tensor([[1, 0], [1, 0], [0, 1]], dtype=torch.bool)[:, None]
     pool = torch.eye(4)[torch.tensor([[2, 1], [0, 2], [2, 2]])][:, :, None]  # B K T d
     every = torch.ones(3, 1, dtype=torch.bool)
     assert float(class_change_rate(texts, pool, every, sounding)) == pytest.approx(2 / 6)
-    for seed in range(4):  # all the same but for rounding
+    for seed in range(4):  # equal except for rounding
         noise = 1e-6 * torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(seed))
         assert float(class_change_rate(torch.ones(3, 1, 4) + noise, pool, every, sounding)) == 0

@@ -1,4 +1,4 @@
-"""Every combination of MIT, SC and CDCL trains every network that the paper puts ICF on."""
+"""Every combination of MIT, SC and CDCL trains every network that the paper combines with ICF."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encoder_of():
 @pytest.mark.parametrize("parts", COMBINATIONS, ids=lambda parts: "+".join(sorted(parts)) or "none")
 @pytest.mark.parametrize("network", ["query-deformable", "tpavi", "avsegformer"])
 def test_every_combination_trains_every_host(network: str, parts: frozenset[str], encoder_of) -> None:
-    """A few steps on one batch: the loss falls, and weights move in the network and in each part that is there."""
+    """A few steps on one batch: the loss falls, and weights change in the network and in each selected part."""
     host = small_network(network, train_visual=True).train()
     icf = ICF(host.feature_spec, **{name: PARTS[name] for name in parts}, encoder_of=encoder_of).train()
     clips, batch = random_clips(3, 2), random_batch(3, 2)

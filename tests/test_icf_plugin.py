@@ -1,4 +1,4 @@
-"""ICF as a plug-in: all combinations of its parts train any network, and nothing of it stays in the network."""
+"""ICF as a plug-in: replaced audio, errors for wrong features and settings, diagnostics, invariances, the example."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plug_in(encoder_of, **switches: bool) -> ICF:
 
 
 def test_replaced_audio_gives_texts_of_the_own_frames_and_another_sound(encoder_of, monkeypatch):
-    """Table 2, "audio replaced": of eq. 5 with each other clip's audio text, the nearest; clip by clip by hand."""
+    """Table 2, "audio replaced": eq. 5 with the audio text of each other clip, the nearest kept; by hand per clip."""
     torch.manual_seed(0)
     parts = PARTS | {"sc": SC(strategy="audio-swap", keep=1)}
     icf, batch, taps = ICF(SPEC, **parts, encoder_of=encoder_of).eval(), random_batch(), features()
@@ -112,7 +112,7 @@ def test_a_mistake_in_ones_own_network_is_told(what: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         icf(*wrong)
     icf(features(), random_batch())
-    if what.endswith("gradient"):  # which only CDCL needs, in a training step
+    if what.endswith("gradient"):  # only CDCL needs it, in training
         ICF(SPEC)(*wrong)
         icf.eval()(*wrong)
 
@@ -142,7 +142,7 @@ def test_diagnostics_are_reported_and_carry_no_gradient(encoder_of):
 
 
 def test_permuted_clips_give_the_same_losses(encoder_of):
-    """Without counterfactuals, which are drawn."""
+    """Without counterfactuals, which are random."""
     icf, batch, taps = plug_in(encoder_of, sc=False), random_batch(), features()
     order = torch.tensor([2, 0, 1])
     moved = NetworkFeatures(tuple(level[order] for level in taps.visual), taps.audio[order])

@@ -1,6 +1,4 @@
-"""MIT: channel-time attention, windows, pseudo-words and gates (eq. 1-5), against NumPy, with the embedded text
-encoder.
-"""
+"""MIT: channel-time attention, windows, pseudo-words and gates (eq. 1-5) against NumPy; text encoders."""
 
 from __future__ import annotations
 
@@ -48,7 +46,7 @@ def encoder() -> TextEncoder:
 def module(encoder: TextEncoder) -> ImplicitText:
     torch.manual_seed(0)
     made = ImplicitText(SMALL, 16, 24, lambda level: encoder)
-    for attention in made.levels.attention.values():  # away from the identity that it starts as
+    for attention in made.levels.attention.values():  # it starts as the identity
         torch.nn.init.normal_(attention.value.weight, std=0.3)
     return made.eval()
 
@@ -116,7 +114,7 @@ def test_channel_time_attention_sees_the_members_of_a_scope_alone():
     ],
 )
 def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
-    """Whatever padding follows, and with a clip without any frame beside."""
+    """With any padding, and beside a clip without frames."""
     for padding in (0, 1, 4):
         valid = torch.arange(frames + padding) < torch.tensor([[frames], [0]])
         found = sliding_windows(valid, count, -(-(frames + padding) // count))
@@ -179,12 +177,12 @@ def test_the_pyramid_is_weighted_over_all_levels_together(module):
 
 
 def read(bank: PseudoWordBank, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a bank makes of features [S,F] of one clip."""
+    """Texts and pull of a bank for features [S,F] of one clip."""
     return bank(features[None], torch.ones(1, len(features), dtype=torch.bool))[:2]
 
 
 def test_clips_that_share_most_of_their_features_choose_by_the_rest(encoder):
-    """A cosine of .99 between clips: the share that chooses the commonest text; padding takes no part."""
+    """Cosine 0.99 between clips: the share that chooses the most common text. Padding is left out."""
     generator = torch.Generator().manual_seed(0)
     features = 10 * torch.randn(24, generator=generator) + torch.randn(64, 24, generator=generator)
     valid = torch.arange(64) < 60
@@ -251,7 +249,7 @@ def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encod
         last, _ = read(bank, given)
     assert counting.calls == 2
     state = copy.deepcopy(bank.state_dict())
-    bank.words.data.add_(1.0)  # of which nothing is seen before the next encoding
+    bank.words.data.add_(1.0)  # no effect before the next encoding
     resumed = PseudoWordBank("frame", counting, SMALL, 16).train()
     resumed.load_state_dict(state)
     resumed.words.data.add_(1.0)
@@ -271,7 +269,7 @@ def test_gates_start_without_mixing_frames_and_mix_them_later():
 
 
 class Words:
-    """A tokenizer of three-word sentences, as transformers' answer. pads: how many tokens of padding follow."""
+    """Tokenizer of three-word sentences with the outputs of transformers'. pads: number of padding tokens."""
 
     def __init__(self, ids: dict[str, int], ends: tuple[int, int] = (0, 49), pad: int = 49, pads: int = 0) -> None:
         self.ids, self.ends, self.pad, self.pads = ids, ends, pad, pads
@@ -296,7 +294,7 @@ def tiny_encoder(source: TextEncoderSpec, pads: int = 0) -> TextEncoder:
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
         "max_position_embeddings": 16, "eos_token_id": 49, "projection_dim": 8,
     }  # fmt: skip
-    if source is CLAP:  # of RoBERTa: padding is token 1, its first and last are 0 and 2
+    if source is CLAP:  # RoBERTa: padding is token 1, first and last are 0 and 2
         model, words = ClapTextModelWithProjection(ClapTextConfig(**size)), Words({"*": 5}, (0, 2), 1, pads)
     elif source is CLIP:
         model, words = CLIPTextModelWithProjection(CLIPTextConfig(**size)), Words({"*": 5}, pads=pads)
@@ -311,7 +309,7 @@ every_source = pytest.mark.parametrize("source", [CLIP, XCLIP, CLAP], ids=["CLIP
 
 @every_source
 def test_every_published_class_takes_pseudo_words_and_stays_as_it_is(source):
-    """Of random weights and tiny sizes: the hook reaches each, each hole has its own gradient, and no weight any."""
+    """Tiny, with random weights: the hook works for each, each pseudo-word has a gradient, no weight has one."""
     encoder = tiny_encoder(source)
     before = copy.deepcopy(encoder.model.state_dict())
     words = torch.randn(3, 2, 16, requires_grad=True)

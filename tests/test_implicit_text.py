@@ -1,4 +1,4 @@
-"""MIT: one vocabulary, three granularities; time of any length, and padding that nothing sees."""
+"""MIT of the guided network: one vocabulary, three granularities, any length; padding has no effect."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_padding_changes_nothing(frames: int, padding: int, segment: int, seed: 
 
 
 def test_a_last_short_segment_is_read_as_if_alone() -> None:
-    """Three frames in segments of two: the third segment-level text sees frame 3 only."""
+    """Three frames in segments of two: the second segment's text depends on frame 3 and the video text only."""
     network = part(2)
     sound, visual, valid = evidence(1, 3)
     changed = sound.clone(), visual.clone()
@@ -70,11 +70,11 @@ def test_a_last_short_segment_is_read_as_if_alone() -> None:
         return network.of_level("segment", a[:, 2:], both, valid[:, 2:], network.vocabulary.words(), video)
 
     assert torch.allclose(network(sound, visual, valid)["segment"][:, 1], last(sound, visual), atol=1e-5)
-    assert not torch.allclose(network(*changed, valid)["segment"][:, 1], last(sound, visual), atol=1e-2)  # by the video
+    assert not torch.allclose(network(*changed, valid)["segment"][:, 1], last(sound, visual), atol=1e-2)
 
 
 def test_levels_see_their_scope() -> None:
-    """A change of frame 4 reaches every level of its own; other frames only through the text above them."""
+    """A change of frame 4 reaches all its levels; other frames only through coarser levels."""
     network = part(2)
     sound, visual, valid = evidence(1, 4)
     other = sound.clone()
@@ -98,7 +98,7 @@ def test_a_reading_sums_to_one() -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), size=st.sampled_from([0.01, 1.0, 100.0]))
 def test_text_is_a_mixture_of_words_and_a_residual(seed: int, size: float) -> None:
-    """Without its residual every token lies among the words: in no direction does it reach beyond the farthest word."""
+    """Without its residual every token is in the convex hull of the words, tested in random directions."""
     vocabulary = part(1, seed).vocabulary
     tokens = size * torch.randn(20, DIM, generator=torch.Generator().manual_seed(seed))
     mixture = vocabulary.read(tokens) - vocabulary.residual(tokens)

@@ -1,6 +1,6 @@
-"""`pip install .` into an empty environment gives a working `icf`; each extra adds what it is for, and nothing before.
+"""`pip install .` into an empty environment gives a working `icf`; a feature of an extra works only with the extra.
 
-`make test-install` runs this: it downloads torch (ICF_TORCH names another than the Makefile's) and all extras.
+`make test-install` runs this: it downloads torch (ICF_TORCH overrides the Makefile's) and all extras.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clip_maker import make_clip, tone
 pytestmark = pytest.mark.install
 ROOT = Path(__file__).parent.parent
 NOT_PACKAGE = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "tests", "demo_out")
-# What only extras bring, by the name that is imported.
+# Packages that only extras install, by import name.
 OPTIONAL = ("accelerate", "gradio", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "ray", "scipy",
             "tensorboard", "transformers", "wandb")  # fmt: skip
 
@@ -32,7 +32,7 @@ print(*(path.name for path in Path(icf_avs.__file__).parent.rglob("*.*") if path
 
 
 class Environment:
-    """A virtual environment, and an empty folder in which its programs run."""
+    """Virtual environment, and an empty working folder for its programs."""
 
     def __init__(self, folder: Path) -> None:
         self.programs, self.home = folder / "venv" / "bin", folder / "home"
@@ -40,7 +40,7 @@ class Environment:
         subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
 
     def run(self, *command: str | Path, fails: bool = False) -> str:
-        """What a program of the environment prints, both streams."""
+        """Run a program of the environment and return what it prints to both streams."""
         program, *rest = map(str, command)
         inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
         done = subprocess.run(
@@ -51,7 +51,7 @@ class Environment:
         return done.stdout
 
     def add(self, extra: str) -> None:
-        """As the messages of `icf` tell."""
+        """Install an extra as the messages of `icf` say."""
         self.run("pip", "install", "-q", f"icf-avs[{extra}]")
 
 
@@ -69,7 +69,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 def test_the_package_alone(environment: Environment) -> None:
-    """It segments, with the data that it needs inside; and says which extra lacks for the rest."""
+    """It segments, contains its data files, and names the missing extra for other commands."""
     run, home = environment.run, environment.home
     assert "no broken requirements" in run("pip", "check").lower()
     where = run("python", "-c", "import icf_avs; print(icf_avs.__file__)").strip()
@@ -104,7 +104,7 @@ def test_track(environment: Environment) -> None:
 
 
 def test_onnx(environment: Environment) -> None:
-    """The example as well, which needs no more than the extra and PyAV."""
+    """Also the example, which needs only the extra and PyAV."""
     environment.add("onnx")
     environment.run("icf", "export", "stamps", "--out", "model")
     example = ROOT / "examples" / "onnx_segment.py"

@@ -1,4 +1,4 @@
-"""Interventions: what is asked of masks under other sounds, on small cases by hand, and of which networks."""
+"""Interventions: targets of masks under other sounds, on small cases by hand, and supported networks."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def only(*kinds: str, count: int = 1) -> InterventionSettings:
 
 
 class Zeros(nn.Module):
-    """Logits of 0 for whatever it decodes; it keeps what that was, and the logits, whose gradient says what is asked
-    of them.
-    """
+    """Decodes logits of 0 and records its inputs and the logits, whose gradient shows the targets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +49,7 @@ def output_of(batch: Batch, audio: Tensor) -> NetworkOutput:
 
 
 def asked(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):
-    """Terms at logits of zero, the gradient of their sum by the logits [R,B,T,h,w] (None: none), and the network."""
+    """Terms at zero logits, gradient of their sum by the logits [R,B,T,h,w] (None: none), and the network."""
     torch.manual_seed(0)
     audio = torch.randn(*batch.valid.shape, 8) if audio is None else audio
     part, network = Interventions(settings, audio.shape[-1], batch.sounding.shape[-1]).train(), Zeros()
@@ -67,7 +65,7 @@ def asked(batch: Batch, settings: InterventionSettings, audio: Tensor | None = N
 
 
 def test_under_another_sound_the_mask_vanishes() -> None:
-    """Where nobody knows what is in a frame, blank is asked of the mask alone."""
+    """Where on-screen classes are unknown, only the pixels of the mask must vanish."""
     batch = random_batch(3)
     batch.onscreen = None
     for kind in ("other_sound", "orthogonal_sound"):
@@ -77,7 +75,7 @@ def test_under_another_sound_the_mask_vanishes() -> None:
 
 
 def test_a_sound_of_nothing_in_the_frame_leaves_it_blank() -> None:
-    """Clip i of 3 shows classes i and i + 1: another clip's class is in the frame, or is not."""
+    """Clip i of 3 shows classes i and i + 1, so another clip's class may be on screen or not."""
     batch = random_batch(3)
     _, gradient, network = asked(batch, only("other_sound"), audio := torch.randn(3, 2, 8))
     sounds = network.calls[0][0]
@@ -94,14 +92,14 @@ def test_the_sound_of_the_clip_before_is_wrong_in_frames_that_lack_it() -> None:
     terms, gradient, network = asked(batch, only("other_frames"), audio := torch.randn(3, 2, 8))
     assert terms == {"other_frames": pytest.approx(LOG2)} and (gradient[0] > 0).equal(batch.masks > 0)
     assert network.calls[0][0].equal(audio.roll(1, 0))
-    batch.sounding[1] = batch.sounding[0]  # the second clip may rightly be segmented under the first one's sound
+    batch.sounding[1] = batch.sounding[0]  # clip 1 may be segmented under the sound of clip 0
     batch.class_map[1] = batch.class_map[1].clamp(max=1)
     _, gradient, _ = asked(batch, only("other_frames"))
     assert gradient[0].flatten(1).any(1).tolist() == [True, False, True]
 
 
 def test_a_removed_source_takes_its_mask_along() -> None:
-    """Class 0 above and class 1 below sound as e_0 + e_1 around a mean of zero: one of them is taken out."""
+    """Class 0 above and class 1 below sound as e_0 + e_1 around a mean of zero; one of them is removed."""
     batch = random_batch(2, kinds=2)
     batch.sounding[:] = True
     batch.class_map = torch.zeros(2, 2, 64, 64, dtype=torch.long)
@@ -110,7 +108,7 @@ def test_a_removed_source_takes_its_mask_along() -> None:
     audio, started = (torch.eye(8)[0] + torch.eye(8)[1]).expand(2, 2, 8), torch.tensor(True)
     means = {"class_means": torch.eye(8)[:2], "seen_classes": torch.tensor([True, True]), "started": started}
     terms, gradient, network = asked(batch, only("removed_source"), audio, **means)
-    dice = 1 - 2 * 0.5 * 32 / (128 + 32)  # of half of the 16 x 8 cells, at probabilities of a half everywhere
+    dice = 1 - 2 * 0.5 * 32 / (128 + 32)  # 32 cells stay; probability 0.5 in all 256
     assert terms == {"removed_source": pytest.approx(LOG2 + dice, rel=1e-5)}
     for clip, left in enumerate(network.calls[0][0][:, 0]):
         removed = 0 if left.equal(torch.eye(8)[1]) else 1
@@ -122,7 +120,7 @@ def test_a_removed_source_takes_its_mask_along() -> None:
 
 
 def test_frames_of_unknown_classes_claim_nothing() -> None:
-    """A clip, and one frame of another; nor does their sound say anything about others."""
+    """A clip, and one frame of another; their sounds are not used for other clips either."""
     batch = random_batch(3)
     batch.onscreen = None
     batch.sounding[0], batch.class_map[0] = False, 0
@@ -154,7 +152,7 @@ def test_unlabelled_frames_and_padding_are_asked_nothing() -> None:
 
 
 def test_one_call_decodes_every_sound() -> None:
-    """K sounds of each kind, the clip before, and what is left of the own sound."""
+    """K sounds of each kind, that of the clip before, and the own sound with a source removed."""
     batch = random_batch(3)
     terms, gradient, network = asked(batch, replace(ALL, count=3))
     assert len(network.calls) == 1 and len(gradient) == 3 + 3 + 1 + 1 and tuple(terms) == KINDS
@@ -174,11 +172,11 @@ def labelled(clips: int = 3, frames: int = 2) -> tuple[Batch, tuple[Tensor, Tens
 @every_network
 @pytest.mark.parametrize("classes", [None, 6])
 def test_it_trains_every_network(name: str, classes: int | None) -> None:
-    """The gradient reaches all that makes masks, the encoders too."""
+    """The gradient reaches all layers of the mask, encoders included."""
     batch, given = labelled()
     network = small_network(name, train_visual=True, classes=classes).train()
     part = Interventions(ALL, AUDIO, 5).train()
-    for _ in range(2):  # the second knows how a class sounds alone
+    for _ in range(2):  # the second has class means
         output = network(*given)
         loss = weighted_sum(part(network, output, batch), part.settings)
         part.sounds.update_running_means()
@@ -187,14 +185,14 @@ def test_it_trains_every_network(name: str, classes: int | None) -> None:
     network.zero_grad()
     network(*given).logits.square().mean().backward()
     expected = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
-    expected -= {"audio.attend.bias"}  # the same for all that a softmax compares: its gradient is rounding
+    expected -= {"audio.attend.bias"}  # cancels in a softmax: its gradient is rounding
     assert torch.isfinite(loss) and loss > 0 and with_gradient >= expected
     assert any(name.startswith("visual.") for name in expected) and any(name.startswith("audio.") for name in expected)
 
 
 @every_network
 def test_nothing_of_it_stays_in_the_network(name: str) -> None:
-    """No parameters; a network with batch statistics keeps those of the sounds that were heard."""
+    """No parameters; batch statistics stay those of the factual sounds."""
     batch, given = labelled()
     part, states = Interventions(ALL, AUDIO, 5).train(), []
     assert not list(part.parameters())
@@ -231,7 +229,7 @@ def test_what_padding_holds_changes_no_term(name: str) -> None:
 
 
 class Anew(nn.Module):
-    """A network that decodes everything anew for every sound, from the pyramid."""
+    """Network that decodes every sound from the pyramid, sharing nothing."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()

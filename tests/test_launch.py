@@ -1,4 +1,4 @@
-"""`accelerate launch -m icf_avs train` with two processes on the CPU: the losses of one, and one of them writes."""
+"""`accelerate launch -m icf_avs train` with two CPU processes: the losses of one, and only one of them writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from icf_avs.checkpoint.serialization import read_recipe
 
 pytestmark = pytest.mark.full
 
-# What `icf train tiny` would be: the command line, with a recipe that is small.
+# The command line with small recipes `tiny` and `tiny-baseline`.
 MODULE = """
 import sys
 from dataclasses import replace
@@ -43,7 +43,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of eight clips, as many as four batches have: in every batch each process has two."""
+    """Set of eight training clips; a batch has four, two per process. One validation clip."""
     root = tmp_path_factory.mktemp("set")
     (root / "tiny_icf.py").write_text(MODULE)
     kinds = [("dog", "cat")[i % 2] for i in range(9)]
@@ -52,7 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(source: Path, folder: Path, recipe: str, *launch: str) -> list[dict[str, float]]:
-    """Rows of the log of a run of the recipe in processes of its own."""
+    """Train a recipe in separate processes; return the rows of its log."""
     root = Path(__file__).parent.parent
     environment = {
         **os.environ,

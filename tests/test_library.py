@@ -1,4 +1,4 @@
-"""The package inside another program: whatever form a video has, its masks are those of the file."""
+"""The package as a library: a video as arrays, pairs or bytes has the masks of the file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ RATE = 48_000
 
 
 class LoudRed(MaskPredictor):
-    """Logits are as high as the frame is red and its sound loud, so that every input shows; of a clip the more, the
-    more frames it has.
-    """
+    """Logits rise with the red of a frame, its loudness and the number of frames, so that every input matters."""
 
     spec = ClipSpec(image_size=64)
     classes = ("red",)
@@ -51,7 +49,7 @@ SEGMENTER = Segmenter(LoudRed(), "loud")
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["mono", "cancelling"])
 def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """6.4 seconds, louder from second to second; of two channels one is the opposite of the other for some time."""
+    """6.4 seconds of rising loudness; two channels cancel each other in the first four seconds."""
     time = np.arange(round(6.4 * RATE)) / RATE
     wave = (0.1 * time * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
     channels = np.stack([wave, np.where(time < 4, -wave, wave)])[: request.param]
@@ -98,7 +96,7 @@ def test_arrays_give_the_masks_of_the_file(video: Path, frames: np.ndarray, soun
 
 
 def test_pairs_of_a_frame_and_its_sound_do_too(video: Path, frames: np.ndarray, sound: np.ndarray) -> None:
-    """But that their channels are mixed as they come: where these cancel each other, nothing is left."""
+    """Except that channels are simply averaged: where they cancel each other, nothing is left."""
     pairs = zip(frames, np.split(sound, 160, axis=1), strict=True)
     if len(sound) == 1:
         check_same(SEGMENTER.segment(pairs, sample_rate=RATE), SEGMENTER.segment(video))
@@ -193,7 +191,7 @@ def test_threads_share_a_segmenter(video: Path) -> None:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fire truck that sounds, as a file without loss."""
+    """Lossless video of a sounding fire truck."""
     folder = tmp_path_factory.mktemp("scene")
     return lossless(folder / "clip.mkv", truck_scene(folder))
 
@@ -220,7 +218,7 @@ SCHEMA = json.loads((Path(icf_avs.__file__).parent / "output" / "segmentation.sc
 
 
 class Everything(LoudRed):
-    """Whatever may be told of a model is told."""
+    """Model with all optional attributes."""
 
     semantic, digest, encoders = True, "0f" * 32, {"visual": "a", "audio": "b"}
     missing, only_words = (Missing("the ears", "hears less"),), ("red",)

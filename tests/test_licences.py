@@ -1,4 +1,4 @@
-"""docs/LICENCES.md tells of every library that pyproject.toml names. Versions do not matter."""
+"""docs/LICENCES.md lists every library of pyproject.toml, whatever its version."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def test_each_library_has_its_line():
     assert {"torch", "numpy", "av", "gradio", "transformers"} <= names.keys()
     told = {name: by for name, (_, by) in rows.items() if name in names}
     assert told == names, "run `python -m tools.make_licences` where the extras are installed"
-    assert all(by in rows for name, (_, by) in rows.items() if name not in names)  # of what a line asks for, one tells
+    assert all(by in rows for name, (_, by) in rows.items() if name not in names)  # dependents are listed too
     assert all(licence and licence not in ("UNKNOWN", "see its files") for licence, _ in rows.values())
 
 
 def test_the_document_is_what_the_command_writes():
-    """Here, where not all extras may be installed: the lines of the others stay, and a new library would be missed."""
+    """Lines of extras that are not installed stay; a new library that is not installed is an error."""
     old = licences.DOCUMENT.read_text(encoding="utf-8")
     new = licences.document(old)
     assert new.startswith(licences.HEAD) and old.startswith(licences.HEAD)

@@ -1,4 +1,4 @@
-"""Frames and sound as they come: masks in time, in constant memory, and `icf live` at the speed of the clock."""
+"""Streamed frames and audio: masks in time, constant memory, and `icf live` in real time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Pair = tuple[np.ndarray | None, np.ndarray | None]
 
 
 class Witness(MaskPredictor):
-    """Notes the numbers of the frames and the loudest sample of each window."""
+    """Records the numbers of the frames and returns the peak of each audio window."""
 
     classes = ("sound",)
 
@@ -42,7 +42,7 @@ class Witness(MaskPredictor):
 
 
 def camera(seconds: float) -> Iterator[Pair]:
-    """Numbered frames, each with a 25th of a second of a tone."""
+    """Numbered frames, each with 1/25 s of a tone."""
     wave = (tone(1 / FPS)[0] * 32767).astype(np.int16)
     for number in range(round(seconds * FPS)):
         yield picture(number), wave
@@ -115,7 +115,7 @@ def test_memory_is_flat_over_ten_minutes() -> None:
 def test_a_file_in_real_time(
     checkpoint: str, most: float, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On two cores that nothing else keeps busy."""
+    """Needs two idle cores."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     truck_scene(tmp_path)
     assert main(["live", str(tmp_path / "scene.mp4"), "--checkpoint", checkpoint]) == 0
@@ -126,7 +126,7 @@ def test_a_file_in_real_time(
 
 
 def test_devices_of_ffmpeg(capsys: pytest.CaptureFixture[str]) -> None:
-    """Those that make frames and sound themselves stand for a camera and a microphone."""
+    """Synthetic devices in place of camera and microphone."""
     devices = [
         "--camera",
         "lavfi:testsrc=duration=3:rate=10,realtime",

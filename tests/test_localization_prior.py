@@ -1,4 +1,4 @@
-"""Prior guidance: sound and position meet word by word, and nothing is where nothing sounds."""
+"""Localization prior: agreement of sound and position per word, and none in silence."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from icf_avs.errors import UserError
 
 
 def released(windows: int) -> torch.Tensor:
-    """As the public tool makes it: not a leaf, a view, requires grad."""
+    """As made by the public tool: not a leaf, a view, requires grad."""
     return torch.randn(windows, 96, 64, requires_grad=True)[:, None, :, :].float()
 
 
@@ -67,7 +67,7 @@ class Calls:
 
 
 def attacks(mark: Path) -> dict[str, bytes]:
-    """Pickles that would make `mark`, each by another way."""
+    """Pickles that would create `mark`, each in another way."""
     good = pickle.dumps(released(5))
     touch = f"touch '{mark}'"
     command = f'(S"{touch}"\n'.encode()
@@ -127,7 +127,7 @@ def test_the_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
 
 
 def saved(legacy: bool = True) -> bytes:
-    """A storage of one window, as torch writes it into a pickle; the ZIP archive of torch.save itself otherwise."""
+    """Storage of one window as torch pickles it; legacy=False: as the ZIP archive of torch.save."""
     content = io.BytesIO()
     torch.save(torch.zeros(6144).__reduce_ex__(2)[1][0], content, _use_new_zipfile_serialization=not legacy)
     return content.getvalue()

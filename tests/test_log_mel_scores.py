@@ -1,4 +1,4 @@
-"""Sets whose sound is there as log-mel windows only: trained on and scored from the command line."""
+"""Sets with audio as log-mel windows only: trained on and evaluated from the command line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_log_mel_alone_trains_and_is_scored(
 
 
 class Recorder(MaskPredictor):
-    """A model that takes waves alone."""
+    """Model that takes waveforms only."""
 
     def __init__(self, spec) -> None:
         self.spec = spec

@@ -34,7 +34,7 @@ def prepared(data: StampsData, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def wandb():
-    """W&B as at its first use: it reads the environment once."""
+    """W&B as before its first use: it reads the environment once."""
     import wandb as package
 
     package.teardown()
@@ -44,7 +44,7 @@ def wandb():
 
 @pytest.fixture(scope="module")
 def straight(data: StampsData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without a break and without a tracker."""
+    """Uninterrupted run without a tracker."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
         stand_ins(data, patch)
@@ -59,7 +59,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_tensorboard_shows_terms_by_stage_and_clips(straight: Path, tmp_path: Path) -> None:
-    """Of a run that was interrupted and redoes steps it had logged: each is shown once."""
+    """A resumed run repeats steps that were logged; each is shown once."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -85,7 +85,7 @@ def test_without_tensorboard(straight: Path) -> None:
 
 
 def test_nothing_is_sent_without_the_flag(data: StampsData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever other programs have left in the environment, no tracker is loaded and no connection opened."""
+    """Whatever environment variables are set, no tracker is imported and no connection opened."""
     called = []
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: called.append(address))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address: called.append(address))
@@ -114,7 +114,7 @@ def test_the_flag_without_an_account(wandb, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_wandb_kept_here(wandb, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, W&B writes what it would send: the terms, the clips; a resumed run is the same run to it."""
+    """Offline, W&B writes what it would send: loss terms and sample clips."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(LONG, tmp_path, wandb=True)
@@ -126,7 +126,7 @@ def test_wandb_kept_here(wandb, straight: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_sample_clips_are_those_of_the_validation(data: StampsData) -> None:
-    """Rendered in colour, they have the sound and masks that validation batches have."""
+    """They have the audio and masks of the validation batches."""
     samples, batch = data.samples(CLIPS), next(data.validation())
     assert len(samples) == CLIPS
     for sample, waves, masks in zip(samples, batch.waveforms, batch.masks, strict=False):
