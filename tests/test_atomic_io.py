@@ -53,7 +53,7 @@ def umask(request: pytest.FixtureRequest):
     os.umask(before)
 
 
-def test_everything_gets_the_usual_permissions(umask: int, tmp_path: Path) -> None:
+def test_written_files_follow_the_umask(umask: int, tmp_path: Path) -> None:
     save_checkpoint(small_model(), tmp_path / "model.safetensors", {})
     write_text(tmp_path / "scores.csv", "a\n")
     write_bytes(tmp_path / "picture.png", b"x")
@@ -75,7 +75,7 @@ def test_everything_gets_the_usual_permissions(umask: int, tmp_path: Path) -> No
     assert not list(tmp_path.rglob(".icf-*"))
 
 
-def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     with pytest.raises(RuntimeError), replaced_file(tmp_path / "a") as new:
         new.write_text("half")
@@ -83,7 +83,7 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
 
 
-def test_what_a_dead_process_left_goes_and_what_a_live_one_makes_stays(tmp_path: Path) -> None:
+def test_leftovers_of_dead_processes_only_are_removed(tmp_path: Path) -> None:
     live, dead = started("-c", HOLD, tmp_path), started("-c", HOLD, tmp_path)
     for process in (live, dead):
         assert process.stdout.readline() == "ready\n"
@@ -116,7 +116,7 @@ class Silent(MaskPredictor):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
-def test_a_command_that_is_ended_leaves_nothing(number: int, result: Path, tmp_path: Path) -> None:
+def test_a_terminated_command_leaves_no_files(number: int, result: Path, tmp_path: Path) -> None:
     """After SIGKILL, the next write into the folder removes the leftovers."""
     out = tmp_path / "out"
     run = started("-m", "icf_avs", "segment", result.parent / "long.mp4", "--out", out, "--checkpoint", "stamps")

@@ -56,7 +56,7 @@ def test_parameters_and_shapes_at_published_widths() -> None:
     assert output.auxiliary["mixer"].shape == (1, 2, 56, 56)
 
 
-def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection() -> None:
+def test_a_recipe_uses_vggish_without_a_projection() -> None:
     options = {"implicit_text": None, "counterfactual": None, "contrastive": None, "audio": "vggish", "dim": 256}
     config = ModelConfig((), network="avsegformer", train_visual=True, layers=6, heads=8, **options)
     with torch.device("meta"):
@@ -66,7 +66,7 @@ def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection() -> None:
     assert sum(p.numel() for p in network.audio.parameters()) == 72_141_184  # of VGGish alone
 
 
-def test_mixer_scales_channels_by_one_look_at_all_pixels() -> None:
+def test_mixer_scales_channels_by_attention_over_all_pixels() -> None:
     torch.manual_seed(0)
     mixer, maps, audio = Mixer(32), torch.randn(3, 32, 4, 5), torch.randn(3, 1, 32)
     reference = nn.MultiheadAttention(32, 8, batch_first=True)
@@ -79,14 +79,14 @@ def test_mixer_scales_channels_by_one_look_at_all_pixels() -> None:
     torch.testing.assert_close(mixer(maps[:1], audio[:1]), (maps * gate)[:1])  # a single frame too
 
 
-def test_mixer_s_map_is_trained_as_a_mask() -> None:
+def test_mixer_mask_trains_all_layers_before_it() -> None:
     network = small_network("avsegformer").train()
     network(*random_clips()).auxiliary["mixer"].sum().backward()
     reached = {key.split(".")[0] for key, p in network.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == {"audio", "project", "project_audio", "encoder", "lateral", "smooth", "mixer"}
 
 
-def test_generated_queries_differ_and_follow_the_sound() -> None:
+def test_generated_queries_differ_and_depend_on_the_audio() -> None:
     generator = small_network("avsegformer").generator
     one, other = generator(torch.randn(1, 1, 32)), generator(torch.randn(1, 1, 32))
     assert torch.pdist(one[0]).min() > 0.1

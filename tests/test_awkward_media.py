@@ -84,7 +84,7 @@ CLAPS = [  # name, options; other containers: test_media.py
 
 
 @pytest.mark.parametrize(("name", "special"), CLAPS)
-def test_clap(tmp_path, name, special):
+def test_clap_in_many_containers_and_codecs(tmp_path, name, special):
     assert_clap(clap(tmp_path / name, **special))
 
 
@@ -96,13 +96,13 @@ def test_clap(tmp_path, name, special):
         ("a.mp4", -0.5, CLAP - 0.5),  # frames before zero are not shown
     ],
 )
-def test_clap_where_the_clock_begins_elsewhere(tmp_path, name, shift, at):
+def test_clap_with_shifted_time_stamps(tmp_path, name, shift, at):
     source = clap(tmp_path / "source.mp4", options={"bf": "2"})
     path = remux(tmp_path / name, source, shift=shift, options={"avoid_negative_ts": "disabled", "muxdelay": "0"})
     assert_clap(path, at)
 
 
-def test_one_frame_behind_its_sound_in_the_file(tmp_path):
+def test_single_frame_stored_after_its_audio(tmp_path):
     """The decoder returns the only frame at the end of the video stream, which is not the first stream."""
     source = make_clip(tmp_path / "source.mp4", times=[0.0], sound=tone(0.5), options={"bf": "2"})
     assert len(segment_video(Witness(), remux(tmp_path / "a.mkv", source, sound_first=True))) == 1
@@ -112,7 +112,7 @@ def test_clap_without_time_stamps(tmp_path):
     assert_clap(remux(tmp_path / "a.avi", clap(tmp_path / "source.avi", **MJPEG), stamps=False))
 
 
-def test_streams_that_begin_in_the_middle_are_left_out(tmp_path):
+def test_streams_that_begin_in_mid_file_are_ignored(tmp_path):
     """Found by fuzzing: PyAV fails at the end of a file that has other streams than at its beginning."""
     first = clap(tmp_path / "first.ts").read_bytes()
     other = bytearray(make_clip(tmp_path / "other.ts", seconds=1, sound=tone(1)).read_bytes())
@@ -129,7 +129,7 @@ def test_streams_that_begin_in_the_middle_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
-def test_clap_in_late_sound_that_ends_early(tmp_path, name):
+def test_clap_in_audio_that_starts_late_and_ends_early(tmp_path, name):
     path = clap(tmp_path / name, sound=click(0.7, at=CLAP - 0.6), sound_at=0.6)
     assert_clap(path)
     wave = AudioWindows(path).read(0, 32_000)
@@ -141,7 +141,7 @@ def test_clap_in_late_sound_that_ends_early(tmp_path, name):
     [(8_000, 2), (22_050, 2), (96_000, 2), (192_000, 2), (44_100, 1), (192_000, 4), (48_000, 6), (8_000, 8),
      (48_000, 9)],
 )  # fmt: skip
-def test_clap_at_every_sound_rate_and_layout(tmp_path, rate, channels):
+def test_clap_at_many_sample_rates_and_channel_layouts(tmp_path, rate, channels):
     """Four channels are ambisonic, nine have no names."""
     sound = click(2, at=CLAP, rate=rate, channels=channels)
     path = clap(tmp_path / "a.nut", sound=sound, sound_rate=rate, sound_codec="pcm_s16le", fps=25)
@@ -151,14 +151,14 @@ def test_clap_at_every_sound_rate_and_layout(tmp_path, rate, channels):
 @pytest.mark.parametrize(
     "codec", ["pcm_u8", "pcm_mulaw", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "adpcm_ms"]
 )
-def test_clap_in_every_sample_format(tmp_path, codec):
+def test_clap_in_many_sample_formats(tmp_path, codec):
     path = clap(tmp_path / "a.nut", sound_codec=codec, fps=25)
     assert_clap(path, fps=25.0)
     wave = AudioWindows(path).read(0, 32_000)
     assert np.abs(wave).max() == pytest.approx(0.9, abs=0.12) and np.abs(wave[2_000:14_000]).max() < 0.01
 
 
-def test_sound_that_is_no_number_is_silence(tmp_path):
+def test_nan_and_infinite_samples_give_finite_scores(tmp_path):
     sound = click(2, at=CLAP)
     sound[:, 10_000:10_100], sound[:, 20_000:20_100], sound[:, 30_000] = np.nan, np.inf, 1e30
     path = clap(tmp_path / "a.mkv", sound=sound, sound_codec="pcm_f32le")
@@ -167,7 +167,7 @@ def test_sound_that_is_no_number_is_silence(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0.0005, 0.005, 0.1])
-def test_sound_shorter_than_a_window(tmp_path, seconds):
+def test_audio_shorter_than_a_window(tmp_path, seconds):
     path = make_clip(tmp_path / "a.mkv", seconds=2, sound=tone(seconds) + 0.2, sound_codec="pcm_s16le")
     model = Witness()
     assert len(segment_video(model, path, tmp_path / "out", fps=2.0)) == 4
@@ -176,7 +176,7 @@ def test_sound_shorter_than_a_window(tmp_path, seconds):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", {}), ("a.mkv", {}), ("a.avi", MJPEG)])
-def test_one_frame_lasts_as_long_as_its_sound(tmp_path, name, codec):
+def test_single_frame_lasts_as_long_as_its_audio(tmp_path, name, codec):
     path = make_clip(tmp_path / name, times=[0.0], flash=0.0, sound=click(3, at=2.5), **codec)
     result = segment_video(Witness(), path, tmp_path / "out")
     assert [mask.any() for mask in result.masks] == [False, False, True]
@@ -222,7 +222,7 @@ def tracks(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("track", "at"), [(None, 1.0), (1, 0.5), (2, 1.0), (3, 1.5)])
-def test_audio_track_is_the_one_asked_for(tracks, tmp_path, track, at):
+def test_requested_audio_track_is_used(tracks, tmp_path, track, at):
     heard, seen, result = heard_and_seen(tracks, out=tmp_path, audio_track=track)
     assert heard == pytest.approx(at, abs=ALIGNED) and seen == pytest.approx(CLAP, abs=ALIGNED)
     assert result.video.audio_track == (track or 2)
@@ -230,7 +230,7 @@ def test_audio_track_is_the_one_asked_for(tracks, tmp_path, track, at):
     assert np.abs(wave).argmax() / 16_000 == pytest.approx(at, abs=ALIGNED)
 
 
-def test_audio_track_that_is_not_there(tracks, tmp_path, capsys, monkeypatch):
+def test_missing_audio_track_is_reported(tracks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(Witness(), "tiny"))
     assert main(["segment", str(tracks), "--out", str(tmp_path / "out"), "--audio-track", "4"]) == 2
     line = capsys.readouterr().err
@@ -242,7 +242,7 @@ def test_audio_track_that_is_not_there(tracks, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("times", [[0, 0.04, 100 * 3600], [0, 0.04, 30 * 60]])
-def test_hours_without_frames_and_sound_are_left_out_and_told(tmp_path, times):
+def test_long_gaps_are_skipped_and_reported(tmp_path, times):
     result = segment_video(Witness(), make_clip(tmp_path / "a.mkv", times=times, sound=tone(0.5)), tmp_path / "out")
     assert result.video.duration < 1.1
     assert json.loads((result.folder / "segmentation.json").read_text())["repaired"]["clock_jumps"]
@@ -268,7 +268,7 @@ def scratched(tmp_path_factory):
     return path
 
 
-def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
+def test_repairs_are_reported(scratched, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pretrained, "load", lambda *_, **__: Segmenter(Witness(), "tiny"))
     assert main(["segment", str(scratched), "--out", str(tmp_path)]) == 0
     told = "1 of 189 packets of sound are damaged"
@@ -283,7 +283,7 @@ def test_what_is_repaired_is_told(scratched, tmp_path, capsys, monkeypatch):
     assert overlay.duration == pytest.approx(4, abs=0.05) and np.abs(wave[62_000:63_500]).max() > 0.25  # to the end
 
 
-def test_a_file_that_grows_is_segmented_as_it_was(tmp_path, monkeypatch):
+def test_a_growing_file_is_segmented_as_probed(tmp_path, monkeypatch):
     path = make_clip(tmp_path / "a.ts", seconds=4, sound=tone(4), options={"g": "10"})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
@@ -295,7 +295,7 @@ def test_a_file_that_grows_is_segmented_as_it_was(tmp_path, monkeypatch):
     assert document["repaired"]["grown"] and document["frames"][-1]["end"] == pytest.approx(overlay.duration, abs=0.1)
 
 
-def test_a_long_still_frame_with_sound_is_no_jump(tmp_path):
+def test_a_long_still_frame_with_audio_is_no_clock_jump(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         video, audio = container.add_stream("ffv1", rate=25), container.add_stream("pcm_s16le", rate=8_000)
         video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
@@ -307,7 +307,7 @@ def test_a_long_still_frame_with_sound_is_no_jump(tmp_path):
     assert probe(tmp_path / "a.mkv").duration == pytest.approx(900, abs=1.1)
 
 
-def test_masks_and_clap_behind_a_long_stretch(monkeypatch):
+def test_long_videos_stay_in_sync(monkeypatch):
     """benchmarks/long_media.py with 75 seconds instead of up to three hours."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     wrong, _ = importlib.import_module("long_media").measured(75)
@@ -337,7 +337,7 @@ def test_truncated_at_any_byte(tmp_path, name):
     assert answered < len(ends) or name == "a.ts"
 
 
-def test_sound_that_cannot_be_opened_leaves_nobody_waiting(tmp_path, monkeypatch):
+def test_unreadable_audio_causes_no_deadlock(tmp_path, monkeypatch):
     """Found by fuzzing: the thread of the overlay video waited for masks that never came."""
     path, said = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1)), []
 

@@ -120,7 +120,7 @@ def test_rows_become_jobs(tmp_path):
         (None, "cannot be read"),
     ],
 )
-def test_manifests_that_cannot_be_used(text, words, tmp_path):
+def test_invalid_manifests_are_refused(text, words, tmp_path):
     (tmp_path / "out" / "mine").mkdir(parents=True)
     path = tmp_path / "m.csv"
     if text is not None:
@@ -130,7 +130,7 @@ def test_manifests_that_cannot_be_used(text, words, tmp_path):
     assert "m.csv" in str(raised.value) or "mine" in str(raised.value)
 
 
-def test_two_processes_write_what_one_does_and_a_second_run_only_what_is_left(corpus, settings, tmp_path, capsys):
+def test_two_processes_equal_one_and_a_second_run_only_does_the_rest(corpus, settings, tmp_path, capsys):
     root, alone = corpus
     out = tmp_path / "out"
     lines = ["video,fps,out", "day/a.mp4,,", '"b, c.mp4",2,sub/b', "none.mp4,,"]
@@ -156,7 +156,7 @@ def test_two_processes_write_what_one_does_and_a_second_run_only_what_is_left(co
     assert json.loads((out / "none" / "segmentation.json").read_bytes()) == single
 
 
-def test_what_counts_as_done(corpus, settings, tmp_path):
+def test_which_results_count_as_done(corpus, settings, tmp_path):
     video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
     (job,) = read_manifest(write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out", settings)
     assert not job.is_done()
@@ -175,9 +175,7 @@ def test_what_counts_as_done(corpus, settings, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "m.csv", "out"]
 
 
-def test_a_result_made_without_a_part_says_so_and_is_done_only_as_long_as_the_part_is_missing(
-    corpus, tmp_path, monkeypatch, capsys
-):
+def test_a_result_without_the_segmenter_says_so_and_is_redone_with_it(corpus, tmp_path, monkeypatch, capsys):
     """Checkpoint natural, its segmenter weights first unavailable, then available."""
     video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
     (tmp_path / "weights").mkdir()
@@ -230,7 +228,7 @@ def kill_one_in_the_middle(out: Path, killed: list[int]) -> None:
         time.sleep(0.005)
 
 
-def test_a_killed_process_loses_nothing(corpus, settings, tmp_path, monkeypatch):
+def test_a_killed_process_loses_no_video(corpus, settings, tmp_path, monkeypatch):
     root, alone = corpus
     out, killed, told = tmp_path / "out", [], []
 
@@ -250,14 +248,14 @@ def test_a_killed_process_loses_nothing(corpus, settings, tmp_path, monkeypatch)
     assert sorted(os.listdir(out)) == ["a", "failures.csv", "long"] and failures(out) == [["video", "error"]]
 
 
-def test_processes_that_cannot_start(corpus, tmp_path, capfd):
+def test_processes_that_cannot_load_the_model(corpus, tmp_path, capfd):
     (job,) = read_manifest(write(corpus[0] / "x.csv", "video", "day/a.mp4"), tmp_path, SETTINGS)
     job = replace(job, settings=replace(SETTINGS, checkpoint="none.safetensors"))
     with pytest.raises(UserError, match="while they loaded the model"):
         list(run_processes([job], 2, tmp_path))
 
 
-def test_a_run_that_is_killed_leaves_no_process_and_its_remains_go_with_the_next(corpus, settings, tmp_path):
+def test_a_killed_run_leaves_no_process_and_the_next_run_cleans_up(corpus, settings, tmp_path):
     root, _ = corpus
     out = tmp_path / "out"
     path = write(root / "killed.csv", "video", "long.mp4")
@@ -290,13 +288,13 @@ def test_two_local_ray_workers_write_what_one_process_does(corpus, settings, tmp
 
 
 @pytest.mark.ray
-def test_a_cluster_that_is_not_there_is_told_at_once(corpus, settings, tmp_path):
+def test_an_unreachable_ray_cluster_is_reported_at_once(corpus, settings, tmp_path):
     path = write(corpus[0] / "nobody.csv", "video", "day/a.mp4")
     with pytest.raises(UserError, match="no cluster can be reached"):
         corpus_command(path, tmp_path / "out", settings, ray_address="127.0.0.1:1")
 
 
-def test_words_hold_for_a_whole_manifest(corpus, tmp_path, monkeypatch):
+def test_words_apply_to_a_whole_manifest(corpus, tmp_path, monkeypatch):
     """Words unknown to the model are refused before any work; other words are part of a job's record."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     for words, told in (("thunder", "nothing to segment: thunder: no visible"), ("gitar", "did you mean guitar")):
@@ -313,7 +311,7 @@ def test_words_hold_for_a_whole_manifest(corpus, tmp_path, monkeypatch):
     cached_segmenter.cache_clear()
 
 
-def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, monkeypatch):
+def test_missing_ray_is_reported(corpus, settings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "icf_avs.batch.ray_workers", raising=False)
     path = write(corpus[0] / "noray.csv", "video", "day/a.mp4")
@@ -323,13 +321,9 @@ def test_without_ray_a_line_says_what_to_install(corpus, settings, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [
-        ("", "no video"),
-        ("a.mp4 --manifest m.csv", "not both"),
-        ("a.mp4 --jobs 2", "go with --manifest"),
-    ],
+    [("", "no video"), ("a.mp4 --manifest m.csv", "not both"), ("a.mp4 --jobs 2", "go with --manifest")],
 )
-def test_options_that_do_not_go_together(line, words):
+def test_conflicting_options_are_refused(line, words):
     args = build_parser().parse_args(["segment", "--out", "o", *line.split()])
     with pytest.raises(UserError, match=words):
         args.run(args)

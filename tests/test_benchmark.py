@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("Cross", "ms3_meta_data.csv", ["video_id", "split"], ["val", "test"]),
     ],
 )
-def test_it_is_laid_out_as_s4_and_ms3(root: Path, dataset: str, table: str, columns: list, splits: list) -> None:
+def test_s4_and_ms3_layouts(root: Path, dataset: str, table: str, columns: list, splits: list) -> None:
     """An independent reader finds every file; scenes.csv agrees with the masks."""
     lines, scenes = rows(root / dataset / table), rows(root / dataset / "scenes.csv")
     assert [(list(line), line["split"]) for line in lines] == [(columns, split) for split in splits]
@@ -67,7 +67,7 @@ def test_it_is_laid_out_as_s4_and_ms3(root: Path, dataset: str, table: str, colu
             assert mask.any() == any(seconds[second] == "1" for *_, seconds in stamps)
 
 
-def test_the_semantic_set(root: Path) -> None:
+def test_avss_layout(root: Path) -> None:
     base = root / "AVSS"
     names = json.loads((base / "label2idx.json").read_text())
     assert names["background"] == 0 and sorted(names.values()) == list(range(len(names)))
@@ -120,7 +120,7 @@ def test_clips_of_other_settings_are_not_mixed_in(tmp_path: Path, monkeypatch: p
     assert {path.stem for path in (tmp_path / "Single-source").rglob("*.wav")} == listed
 
 
-def test_video(tmp_path: Path) -> None:
+def test_mp4_files(tmp_path: Path) -> None:
     write_stamps(tmp_path, seed=5, test=1, video=True)
     record = read_set(tmp_path / "Multi-sources", "test")[0]
     with av.open(str(record.video_path)) as container:
@@ -148,7 +148,7 @@ def test_a_video_has_the_same_bytes_every_time(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x.mp4"]
 
 
-def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_stamps(tmp_path / "file" / "out", test=1, video=False)

@@ -51,7 +51,7 @@ def named(rows) -> dict[tuple[str, str], table.Row]:
 
 
 @pytest.mark.parametrize(("encoder", "millions"), [(models.RESNET, 91.40), (models.PVT, 101.32)])
-def test_tpavi_has_the_parameters_that_are_public(encoder: models.Encoder, millions: float):
+def test_tpavi_has_the_published_number_of_parameters(encoder: models.Encoder, millions: float):
     """VGGish not counted. The public ResNet-50 contains stages 3 and 4 twice and uses them once."""
     network = models.build(models.PUBLISHED, encoder, train=True).network
     unused = [] if encoder is models.PVT else network.visual.network.encoder.stages[2:]
@@ -61,7 +61,7 @@ def test_tpavi_has_the_parameters_that_are_public(encoder: models.Encoder, milli
 
 
 @pytest.mark.parametrize("name", ["resnet-50", "pvt-v2-b5"])
-def test_tpavi_as_published_computes_what_ours_does(name: str):
+def test_tpavi_as_published_equals_ours(name: str):
     encoder = models.Encoder(name, depths=(1, 1, 1, 1))
     ours, theirs = (models.build(network, encoder) for network in ("tpavi", models.PUBLISHED))
     for interact in ours.network.interact:
@@ -88,7 +88,7 @@ def test_inference_at_a_tiny_size(monkeypatch):
     assert float(rest.ours) == pytest.approx(float(whole.ours) - float(rest.reference), rel=0.02)
 
 
-def test_the_formula_of_f_and_the_histogram_agree():
+def test_f_by_formula_equals_f_by_histogram():
     for probabilities, truth in scores.inputs().values():
         torch.testing.assert_close(
             f_curves(probabilities[:2], truth[:2]).float(), scores.direct(probabilities[:2], truth[:2]),
@@ -114,7 +114,7 @@ def test_engines_on_a_small_model(monkeypatch):
     assert set(found) == {("engine-onnxruntime", "PyTorch"), ("engine-compiled", "PyTorch")}
 
 
-def test_a_step_of_training_counts_the_text_encoders(monkeypatch):
+def test_a_training_step_includes_the_text_encoders(monkeypatch):
     encoded = []
     plain = training.TextEncoder.__call__
     monkeypatch.setattr(training.TextEncoder, "__call__", lambda *given: encoded.append(given[1]) or plain(*given))
@@ -125,7 +125,7 @@ def test_a_step_of_training_counts_the_text_encoders(monkeypatch):
     assert len(encoded) == 2 * 4
 
 
-def test_training_pairs_processes(monkeypatch):
+def test_training_compares_figures_of_processes(monkeypatch):
     told = {name: processes.Finished(60, 100, 1000 * n, f"{n}.0\n") for n, name in enumerate(models.NETWORKS, 2)}
     told |= {name: processes.Finished(60, 100, 9000, "4.5\n") for name in training.WITH_ICF}
     monkeypatch.setattr(training, "finished", lambda machine, *words: told[words[3]])
@@ -151,7 +151,7 @@ def test_optimisations_at_a_tiny_size(monkeypatch):
     assert float(found["mask-as-run-lengths", "bool array"].ratio) > 100
 
 
-def test_log_mel_by_numpy_is_ours(capsys):
+def test_log_mel_by_numpy_equals_ours(capsys):
     waves = np.random.default_rng(1).normal(0, 0.1, (2, 15_600)).astype(np.float32)
     window = np.hanning(401)[:-1].astype(np.float32)
     mine = log_mel(torch.from_numpy(waves)).numpy()
@@ -159,7 +159,7 @@ def test_log_mel_by_numpy_is_ours(capsys):
     assert ("log-mel", "NumPy") in named(spectrograms.spectrograms(ONCE, count=2))
 
 
-def test_a_process_is_measured_without_the_one_that_starts_it():
+def test_measurements_of_a_process_exclude_its_parent():
     held = np.ones(40_000_000)  # 320 MB of this process
     small = processes.finished(ONCE, "-c", "pass")
     large = processes.finished(ONCE, "-c", "held = b'1' * 200_000_000")
@@ -169,7 +169,7 @@ def test_a_process_is_measured_without_the_one_that_starts_it():
         processes.finished(ONCE, "-c", "raise SystemExit(3)")
 
 
-def test_segmenting_and_decoding_of_short_videos(monkeypatch):
+def test_segmenting_and_decoding_short_videos(monkeypatch):
     monkeypatch.setattr(segmenting_module, "ONE_TURN", 1)  # each video once
     monkeypatch.setattr(segmenting_module, "LEAST_MASKS", 0)  # a video this small shows little
     found = named(segmenting_module.segmenting(ONCE, lengths=(1, 2), rates=(1,), size=(64, 48), loop=1))
@@ -188,7 +188,7 @@ def test_segmenting_with_the_checkpoint_for_natural_video(monkeypatch):
     assert set(found) == {row for name in names for row in ((name, "real time"), (f"{name}-memory", "limit"))}
 
 
-def test_a_video_without_masks_is_not_taken_for_one_with_masks(monkeypatch):
+def test_segmenting_refuses_videos_without_masks(monkeypatch):
     monkeypatch.setattr(segmenting_module, "scene_loop", segmenting_module.pattern_loop)
     with pytest.raises(AssertionError, match="0 with something segmented"):
         list(segmenting_module.segmenting(ONCE, lengths=(1,), rates=(1,), size=(64, 48), loop=1))
@@ -207,7 +207,7 @@ def test_scenes_and_loader():
     assert set(found) == {("scenes", "clips read from files"), ("loader-1", "no workers")}
 
 
-def test_a_run_replaces_its_own_rows_only(tmp_path, capsys):
+def test_a_run_replaces_only_its_rows(tmp_path, capsys):
     out = tmp_path / "bench.csv"
     other = table.Row("other", "1", "2", "something", "2", "s", "cpu", "2", "abc")
     old = table.Row("f-curve-hard", "1", "2", "direct formula", "2", "s", turns.Machine().name, "2", "abc")

@@ -87,7 +87,7 @@ def found_by(model: SegmentationModel, batch: Batch, sounds: Tensor) -> Tensor:
     return predictor.segment(predictor.encode(None, batch.visual), AudioFeatures(sounds), batch.valid).logits
 
 
-def test_a_picture_has_a_threshold_of_its_own():
+def test_relative_threshold_adapts_to_each_frame():
     """No single offset marks exactly the truth of both frames."""
     batch = halves()
     model = model_of(Generous(batch), open_vocabulary=True)
@@ -101,7 +101,7 @@ def test_a_picture_has_a_threshold_of_its_own():
     assert (found_by(model, batch, batch.waveforms) > 0).equal(batch.masks > 0)
 
 
-def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
+def test_absent_words_mark_at_most_one_percent():
     """The best score is at offset 1.25, but above 0 absent words would mark a quarter of the frame."""
     batch = halves()
     model = model_of(Wishful(batch), open_vocabulary=True)
@@ -110,7 +110,7 @@ def test_a_word_for_what_is_not_there_marks_a_hundredth_at_most():
     assert not (found_by(model, batch, batch.waveforms.roll(1, 0)) > 0).any()
 
 
-def test_the_surest_place_by_hand():
+def test_subtract_max_fraction_by_hand():
     """The maximum is the second largest of 400 pixels; frames without marks are unchanged."""
     logits = torch.full((2, 20, 20), -3.0)
     logits[0, 0, :3] = torch.tensor([9.0, 5.0, 4.0])
@@ -120,7 +120,7 @@ def test_the_surest_place_by_hand():
     assert lower[1].equal(logits[1])
 
 
-def test_a_cautious_model_is_made_to_mark_the_truth_and_nothing_else():
+def test_a_cautious_model_is_calibrated_to_the_truth():
     batch = halves()
     model = model_of(Cautious(batch))
     found = calibrate(model, [batch])
@@ -128,7 +128,7 @@ def test_a_cautious_model_is_made_to_mark_the_truth_and_nothing_else():
     assert found.miou == pytest.approx(1) and found.miou_foreign == 0
 
 
-def test_nothing_to_measure_leaves_a_number():
+def test_calibration_without_masks_gives_zero():
     flags = torch.ones(1, 1, dtype=torch.bool)
     empty = torch.zeros(1, 1, 4, 4)
     nothing = torch.zeros(1, 1, 2, dtype=torch.bool)
@@ -138,7 +138,7 @@ def test_nothing_to_measure_leaves_a_number():
         assert found.miou == 0 and found.share == 0
 
 
-def test_absent_words_are_of_what_is_not_shown():
+def test_absent_words_are_not_on_screen():
     batch = halves()
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):  # each shows one of two classes, so one word is absent

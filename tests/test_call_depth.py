@@ -42,7 +42,7 @@ def tiny() -> TrainConfig:
     )  # fmt: skip
 
 
-def test_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stacks: list[list[str]] = []
 
     class Traced(Trainer):
@@ -65,7 +65,7 @@ def test_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.Mo
     assert below[-1] == "training/trainer.py:train_step"
 
 
-def test_from_the_command_to_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_from_the_command_to_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network runs in a thread: the calls before it and in it are added up."""
     stacks: list[list[str]] = []
 

@@ -29,7 +29,7 @@ def test_classes(catalog: Catalog) -> None:
     assert not any("_" in name or " " in name for name in catalog.class_names)  # AVSS joins names by _
 
 
-def test_every_row_is_there_in_one_role_and_has_a_usable_mask(catalog: Catalog) -> None:
+def test_every_row_has_one_role_and_a_usable_mask(catalog: Catalog) -> None:
     with resources.files("icf_avs.synthetic").joinpath("stamps.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     stems = [row["stem"] for row in rows]
@@ -68,7 +68,7 @@ def likeness(catalog: Catalog):
     return lambda one, other: _likeness(waves[one], waves[other], (spectra[one], spectra[other]), size)
 
 
-def test_no_recording_serves_twice(catalog: Catalog, likeness) -> None:
+def test_no_recording_is_used_twice(catalog: Catalog, likeness) -> None:
     """Neither for two classes, nor in training and in Cross. The correlation detects known duplicates."""
     assert likeness("stamps:animals/mammals/badger", "stamps:animals/mammals/rodents/beaver") > 0.95
     assert likeness("stamps:animals/mammals/camel/camel", "stamps:animals/mammals/camel/dromedary") > SAME + 0.15
@@ -84,7 +84,7 @@ def test_no_recording_serves_twice(catalog: Catalog, likeness) -> None:
             assert likeness(reference, other) < SAME, (reference, other)
 
 
-def test_ids_do_not_depend_on_what_is_installed(catalog: Catalog, tmp_path: Path) -> None:
+def test_class_ids_do_not_depend_on_installed_folders(catalog: Catalog, tmp_path: Path) -> None:
     root = tmp_path / "stamps"
     root.mkdir()
     for folder in catalog.root.iterdir():

@@ -125,7 +125,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_one_line_for_what_cannot_be_loaded(case: str, saved: Path) -> None:
+def test_unusable_checkpoints_give_a_one_line_error(case: str, saved: Path) -> None:
     spoil, message = SPOILT[case]
     spoil(saved)
     with pytest.raises(UserError, match=message) as raised:
@@ -133,7 +133,7 @@ def test_one_line_for_what_cannot_be_loaded(case: str, saved: Path) -> None:
     assert "\n" not in str(raised.value) and str(raised.value).startswith(str(saved))
 
 
-def test_one_line_for_a_recipe_that_cannot_be_read(saved: Path) -> None:
+def test_an_unreadable_recipe_gives_a_one_line_error(saved: Path) -> None:
     rewritten(lambda metadata, state: metadata.pop("recipe"))(saved)
     with pytest.raises(UserError, match="recipe") as raised:
         read_recipe(saved)
@@ -141,7 +141,7 @@ def test_one_line_for_a_recipe_that_cannot_be_read(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", ["save_file", "replace"])
-def test_a_failure_leaves_the_old_one(fails: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_old_checkpoint(fails: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
     def full(state: dict, path: Path, metadata: dict) -> None:

@@ -43,7 +43,7 @@ def floats(dtype: torch.dtype) -> Callable[[str, Tensor], Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_weights_of_another_precision_answer_as_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_weights_of_another_precision_predict_as_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     path = changed(STAMPS, tmp_path / "other.safetensors", floats(dtype))
     segmenter = icf_avs.load(str(path), device="cpu")
     whole, other = shipped(STAMPS), segmenter.model
@@ -94,7 +94,7 @@ def test_every_tensor_has_the_type_of_the_model(change: Callable[[str, Tensor], 
         ("decoder.role", lambda value: (value * torch.inf).half()),
     ],
 )
-def test_one_line_for_what_cannot_be_meant(name: str, change: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+def test_impossible_values_give_a_one_line_error(name: str, change: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     (current,) = (key.rpartition(".")[2] for key in current_keys({name: torch.zeros(0)}))
     path = changed(NATURAL, tmp_path / "bad.safetensors", lambda key, value: change(value) if key == name else value)
     with pytest.raises(UserError, match=f"bad.safetensors: damaged checkpoint .*{current}") as caught:

@@ -31,7 +31,7 @@ def by_hand(pixels: np.ndarray, chosen: int) -> np.ndarray:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**20), unknown=st.booleans())
-def test_shares_are_counted_pixels(seed: int, unknown: bool) -> None:
+def test_shares_equal_counted_pixels(seed: int, unknown: bool) -> None:
     """9: sounding pixels of unknown class."""
     pixels = np.random.default_rng(seed).choice([0, 1, 2, 9 if unknown else 2], (12, 12), p=[0.4, 0.3, 0.2, 0.1])
     masks = avg_pool2d(torch.from_numpy(pixels > 0).float()[None, None], FINE)
@@ -42,7 +42,7 @@ def test_shares_are_counted_pixels(seed: int, unknown: bool) -> None:
     np.testing.assert_array_equal(known_cells(class_map, masks)[0, 0].numpy(), by_hand(pixels, 9) == 0)
 
 
-def test_a_map_as_coarse_as_the_masks_is_never_more_than_they_are() -> None:
+def test_shares_of_a_coarse_map_never_exceed_the_masks() -> None:
     masks = torch.tensor([[[[1.0, 0.75, 0.25, 0.0]]]])
     where = torch.tensor([[[[True, True, False, False]]]])
     assert area_share(where, masks).flatten().tolist() == [1, 0.75, 0, 0]
@@ -75,7 +75,7 @@ def two_sources(clips: int = 1) -> Batch:
     return batch
 
 
-def test_the_only_source_leaves_nothing() -> None:
+def test_removing_the_only_source_leaves_nothing() -> None:
     """Partial cells leave no ring at the border: at zero logits the loss is log 2, without a Dice term."""
     batch = two_sources()
     batch.class_map[batch.class_map == 2] = 1
@@ -86,7 +86,7 @@ def test_the_only_source_leaves_nothing() -> None:
     assert removal(batch, 0)[1] == pytest.approx(math.log(2))
 
 
-def test_one_of_two_sources_leaves_the_share_of_the_other() -> None:
+def test_removing_one_of_two_sources_leaves_the_other() -> None:
     batch = two_sources()
     _, loss, _ = removal(batch, 0)
     stays = by_hand(batch.class_map[0, 0].numpy(), 2)
@@ -95,7 +95,7 @@ def test_one_of_two_sources_leaves_the_share_of_the_other() -> None:
     assert 0 < (stays % 1 > 0).sum() < 40  # border cells
 
 
-def test_removal_is_not_asked_of_pixels_without_a_class() -> None:
+def test_pixels_of_unknown_class_have_no_removal_loss() -> None:
     """As in MS3, which names two classes but has binary masks: the class of a pixel is unknown."""
     batch = two_sources()
     batch.class_map[:] = 0
@@ -109,7 +109,7 @@ def test_removal_is_not_asked_of_pixels_without_a_class() -> None:
     assert not asked[0, 0, 2:, :8].any() and asked[0, 0, :, 9:].all()  # nothing sounds at the right
 
 
-def test_a_frame_without_the_removed_class_stays_as_it_is() -> None:
+def test_a_frame_without_the_removed_class_keeps_its_mask() -> None:
     batch = two_sources()
     batch.sounding[:, 1, 0] = False
     batch.class_map[:, 1] = 0
@@ -132,7 +132,7 @@ def unknown(names: tuple[str, ...]) -> tuple[Batch, torch.nn.Module]:
 
 
 @pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
-def test_a_clip_of_unknown_classes_is_compared_with_no_other(names: tuple[str, ...]) -> None:
+def test_a_clip_of_unknown_classes_uses_no_other_clip(names: tuple[str, ...]) -> None:
     """Its counterfactuals are random; its only negatives are its own silent regions and counterfactuals."""
     batch, model = unknown(names)
     found = []
@@ -156,7 +156,7 @@ def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) ->
     assert float(loss_terms(small_model(names=names, counterfactual=False), batch)["contrast"]) == 0
 
 
-def test_among_known_clips_an_unknown_one_is_left_out() -> None:
+def test_an_unknown_clip_among_known_ones_is_left_out() -> None:
     batch = random_batch(3)
     batch.sounding[0], batch.class_map[0], batch.onscreen = False, 0, None
     model = small_model()

@@ -52,9 +52,7 @@ def agreement(bridge: ClassSimilarity, words: torch.Tensor, scores: torch.Tensor
     return torch.einsum("rc,nchw->rnhw", shares, scores)
 
 
-def test_a_certain_word_gets_its_own_maps(
-    bridge: ClassSimilarity, evidence: ClassifierPrior, scores: torch.Tensor
-) -> None:
+def test_evidence_of_a_single_word(bridge: ClassSimilarity, evidence: ClassifierPrior, scores: torch.Tensor) -> None:
     reading = torch.eye(6)[:4, None].expand(4, 3, 6)  # four sounds, each one name; two free words beside the names
     found = evidence(reading, scores)
     assert found.shape == (4, 3, 3, 4, 5)
@@ -69,7 +67,7 @@ def test_a_certain_word_gets_its_own_maps(
     assert torch.corrcoef(torch.stack([found[:, :, 1].flatten(), whole.flatten()]))[0, 1] > 0.99
 
 
-def test_two_sources_are_searched_for_one_by_one(evidence: ClassifierPrior, scores: torch.Tensor) -> None:
+def test_evidence_of_two_words(evidence: ClassifierPrior, scores: torch.Tensor) -> None:
     one, other = torch.eye(6)[0].expand(1, 3, 6), torch.eye(6)[2].expand(1, 3, 6)
     first, second = evidence(one, scores), evidence(other, scores)
     for share, surely in ((0.5, 1.0), (0.25, 1 / 3)):  # equal shares count fully, a smaller one in proportion
@@ -82,7 +80,7 @@ def test_two_sources_are_searched_for_one_by_one(evidence: ClassifierPrior, scor
     torch.testing.assert_close(evidence(0.25 * one, scores), 0.25 * first, atol=1e-3, rtol=1e-3)
 
 
-def test_nothing_is_searched_for_where_nothing_is_read(evidence: ClassifierPrior, scores: torch.Tensor) -> None:
+def test_a_reading_without_names_has_no_evidence(evidence: ClassifierPrior, scores: torch.Tensor) -> None:
     silent = torch.eye(6)[4].expand(1, 3, 6)  # a free word
     assert not evidence(silent, scores).any()
 
@@ -100,7 +98,7 @@ def _model(bridge: ClassSimilarity) -> SegmentationModel:
     return model
 
 
-def test_a_model_answers_by_its_evidence_and_trains(bridge: ClassSimilarity) -> None:
+def test_a_model_uses_its_evidence_and_trains(bridge: ClassSimilarity) -> None:
     model = _model(bridge)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
@@ -130,7 +128,7 @@ def test_evidence_needs_words() -> None:
         ModelConfig(NAMES, implicit_text=None, evidence=EvidenceConfig())
 
 
-def test_what_is_hidden_says_nothing_of_the_sound():
+def test_name_dropout_replaces_hidden_names():
     part = ConditioningDropout(8, tokens=2, share=0.5)
     sound, text = torch.randn(3, 4, 8), torch.randn(3, 4, 2, 8)
     named = torch.tensor([True, False, True, False])
@@ -140,14 +138,14 @@ def test_what_is_hidden_says_nothing_of_the_sound():
     assert torch.equal(read[:, ~named], part.text.expand(3, 2, 2, 8))
 
 
-def test_the_frames_of_a_clip_keep_their_names_together():
+def test_name_dropout_is_drawn_per_clip():
     torch.manual_seed(0)
     kept = ConditioningDropout(8, tokens=2, share=0.25).draw(4000, 5).unflatten(0, (4000, 5))
     assert (kept == kept[:, :1]).all()
     assert 0.72 < kept[:, 0].float().mean() < 0.78
 
 
-def asked(model, names, scene_audio):
+def logits_of(model, names, scene_audio):
     """Logits of one frame for words `names` [B]; scene_audio: scales the sound embedding given to the decoder."""
     generator = torch.Generator().manual_seed(0)
     picture = torch.randint(0, 256, (1, 1, 64, 64, 3), generator=generator, dtype=torch.uint8)
@@ -161,27 +159,27 @@ def asked(model, names, scene_audio):
     return found.logits[0]
 
 
-def test_without_names_only_the_evidence_decides(bridge):
+def test_without_names_logits_depend_only_on_evidence(bridge):
     model = _model(bridge)
     model.train()
     with torch.no_grad():
         model.network.name_dropout.share = 1.0
-        one, longer = asked(model, range(4), 1.0), asked(model, range(4), 3.0)
+        one, longer = logits_of(model, range(4), 1.0), logits_of(model, range(4), 3.0)
         torch.testing.assert_close(one, longer, atol=1e-4, rtol=1e-4)
         assert (one[0] - one[1]).abs().max() > 1e-3  # another word, other evidence
         model.network.name_dropout.share = 0.0
-        assert (asked(model, range(4), 1.0) - asked(model, range(4), 3.0)).abs().max() > 1e-2
+        assert (logits_of(model, range(4), 1.0) - logits_of(model, range(4), 3.0)).abs().max() > 1e-2
 
 
-def test_afterwards_the_surer_answer_counts(bridge):
+def test_inference_takes_the_maximum_with_and_without_names(bridge):
     model = _model(bridge)
     with torch.no_grad():
         model.train()
         model.network.name_dropout.share = 1.0
-        without = asked(model, range(len(NAMES)), 1.0)
+        without = logits_of(model, range(len(NAMES)), 1.0)
         model.network.name_dropout.share = 0.0
-        named = asked(model, range(len(NAMES)), 1.0)
+        named = logits_of(model, range(len(NAMES)), 1.0)
         model.eval()
-        both = asked(model, range(len(NAMES)), 1.0)
+        both = logits_of(model, range(len(NAMES)), 1.0)
         torch.testing.assert_close(both, torch.maximum(named, without), atol=1e-4, rtol=1e-4)
         assert (named > without + 1e-3).any() and (without > named + 1e-3).any()

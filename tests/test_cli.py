@@ -22,7 +22,7 @@ def icf(*args: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "icf_avs", *args], capture_output=True, text=True, **options)
 
 
-def test_help_answers_at_once_and_imports_nothing_heavy():
+def test_help_is_fast_and_imports_nothing_heavy():
     started = time.perf_counter()
     done = icf("--help")
     seconds = time.perf_counter() - started
@@ -77,7 +77,7 @@ def test_a_user_error_is_one_line_and_code_2(tmp_path: Path):
     ],
     ids=["user error", "interrupt", "full disk", "permission"],
 )
-def test_what_a_command_may_raise(error, code, words, monkeypatch, capsys):
+def test_errors_have_one_line_and_an_exit_code(error, code, words, monkeypatch, capsys):
     def fail(*args):
         raise error
 

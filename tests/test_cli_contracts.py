@@ -129,7 +129,7 @@ def bad_places(kind: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("command", OUTPUTS)
-def test_where_a_result_cannot_be_put_one_line_says_so(
+def test_unwritable_outputs_are_refused_in_one_line(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
@@ -152,7 +152,7 @@ def test_where_a_result_cannot_be_put_one_line_says_so(
     }  # fmt: skip
 
 
-def test_every_output_option_is_among_those_tried():
+def test_all_commands_with_outputs_are_in_outputs():
     for command, parser in COMMANDS.items():
         if any(action.dest == "out" for action in parser._actions):
             assert command in OUTPUTS
@@ -166,7 +166,7 @@ def test_a_conversion_replaces_no_folder(to: str, name: str, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("name", ["README.md", "stamps.onnx"])
-def test_an_export_replaces_no_file_of_others(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_export_replaces_no_foreign_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     place = tmp_path / name
     place.mkdir() if name.endswith("onnx") else place.write_text("# My project\n")
     assert main(["export", "stamps", "--out", str(tmp_path)]) == 2
@@ -208,7 +208,7 @@ MISSPELT = {
 
 
 @pytest.mark.parametrize("line", MISSPELT)
-def test_what_is_misspelt_gets_a_line_with_what_was_meant(
+def test_misspelt_words_get_a_suggestion(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
@@ -222,7 +222,7 @@ def test_what_is_misspelt_gets_a_line_with_what_was_meant(
 
 
 @pytest.mark.parametrize("line", ["", "data"])
-def test_without_a_command_there_is_help(line: str, capsys: pytest.CaptureFixture[str]):
+def test_without_a_command_help_is_shown(line: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main(line.split())
     assert not stop.value.code and "commands:" in capsys.readouterr().out
@@ -239,7 +239,7 @@ OLD = {
 
 
 @pytest.mark.parametrize("line", OLD)
-def test_an_option_of_an_earlier_version_gets_one_line_with_the_new_one(line: str, capsys: pytest.CaptureFixture[str]):
+def test_options_of_earlier_versions_name_the_new_one(line: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main(line.split())
     printed = capsys.readouterr().err

@@ -28,7 +28,7 @@ def rng(seed: int = 7) -> np.random.Generator:
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("kind", known_kinds.KINDS)
-def test_every_second_has_its_own_frame_and_sound(tmp_path, kind, number):
+def test_every_second_has_its_frame_and_audio(tmp_path, kind, number):
     """Files of benchmarks/known_media.py, with other seeds than it has."""
     path, known = known_kinds.KINDS[kind](tmp_path, np.random.default_rng([5, number]))
     assert not find_errors(path, known, tmp_path / "out")
@@ -51,7 +51,7 @@ def test_joined_files_are_segmented_whole(tmp_path, end, movie):
     assert found == {"clock_jumps": [pytest.approx(2, abs=0.1), pytest.approx(5, abs=0.1)]}
 
 
-def test_joined_files_whose_frames_are_reordered_turned_and_of_other_sizes(tmp_path):
+def test_joined_files_with_b_frames_rotation_and_other_sizes(tmp_path):
     """H.264 with all parameters in the header of each part."""
     sizes, path = [(160, 120), (320, 240)], tmp_path / "joined.mkv"
     options = {"bf": "3", "g": "250"}
@@ -66,7 +66,7 @@ def test_joined_files_whose_frames_are_reordered_turned_and_of_other_sizes(tmp_p
     assert (probe(path).width, probe(path).height, probe(path).parts[0][1]) == (120, 160, turned.stat().st_size)
 
 
-def test_a_part_that_is_cut_short_is_refused_as_a_file_is(tmp_path):
+def test_a_truncated_part_is_refused(tmp_path):
     clips = [make_clip(tmp_path / f"{n}.flv", sound=tone(2), codec="flv1").read_bytes() for n in range(2)]
     path = tmp_path / "joined.flv"
     path.write_bytes(clips[0] + clips[1][:-8000])
@@ -74,7 +74,7 @@ def test_a_part_that_is_cut_short_is_refused_as_a_file_is(tmp_path):
         probe(path)
 
 
-def test_bytes_at_the_end_that_nothing_reads_are_told(tmp_path):
+def test_unread_bytes_at_the_end_are_reported(tmp_path):
     """As when the demuxer stops at damage; an index does not count."""
     path = make_clip(tmp_path / "a.mkv", sound=tone(2))
     assert not probe(path).repaired.unread
@@ -83,7 +83,7 @@ def test_bytes_at_the_end_that_nothing_reads_are_told(tmp_path):
     assert size <= probe(path).repaired.document()["unread_bytes"] < 1.1 * size
 
 
-def test_heads_on_either_side_of_a_block_are_found(tmp_path):
+def test_headers_at_block_borders_are_found(tmp_path):
     """A file is read in blocks of 16 MiB."""
     whole = make(tmp_path / "a.flv", content(rng(), 1)).read_bytes()
     size, path = len(whole), tmp_path / "joined.flv"
@@ -95,7 +95,7 @@ def test_heads_on_either_side_of_a_block_are_found(tmp_path):
 
 @pytest.mark.parametrize("kinds", [["video"], ["audio"], ["video", "audio"]])
 @pytest.mark.parametrize(("by", "back"), [(-50_000, 99), (20, 2), (3600, 99)])
-def test_time_stamps_of_one_stream_or_both_jump(tmp_path, kinds, by, back):
+def test_jumping_time_stamps_of_one_or_both_streams(tmp_path, kinds, by, back):
     """To another clock from second 1 on, and in one case back again a second later."""
     seconds = content(rng(), 3)
     data = bytearray(make(tmp_path / "whole.ts", seconds).read_bytes())
@@ -105,7 +105,7 @@ def test_time_stamps_of_one_stream_or_both_jump(tmp_path, kinds, by, back):
     assert not find_errors(tmp_path / "jumps.ts", Known(tuple(seconds), repaired=True))
 
 
-def test_sound_of_the_first_part_that_outlasts_its_frames(tmp_path):
+def test_first_part_with_more_audio_than_video(tmp_path):
     """The second part begins where the audio of the first ends; until then the last frame stays, as in players."""
     first, second = content(rng(), 3), content(rng(8), 2)
     parts = make(tmp_path / "0.ts", first, video_seconds=1), make(tmp_path / "1.ts", second)

@@ -37,10 +37,7 @@ def test_the_table_has_scores_and_what_differs(runs: list[Path]) -> None:
     assert differing(found) == ["model.dim", "icf.mit"]
     heading, rows = table(found)
     assert heading == ["run", "steps", "minutes", "score", "model.dim", "icf.mit"]
-    assert rows == [
-        ["plain", "11", "1.1", "0.5123", "64", ""],
-        ["wide", "1", "0.0", "", "128", "1"],
-    ]
+    assert rows == [["plain", "11", "1.1", "0.5123", "64", ""], ["wide", "1", "0.0", "", "128", "1"]]
 
 
 def test_the_page_draws_every_term(runs: list[Path]) -> None:
@@ -74,7 +71,7 @@ def test_the_command_prints_and_writes(runs: list[Path], tmp_path: Path, capsys:
         ("recipe.json", "{}", "name a folder of `icf train`"),
     ],
 )
-def test_what_is_no_run_is_one_line(
+def test_invalid_runs_give_a_one_line_error(
     name: str, content: str | None, said: str, runs: list[Path], capsys: pytest.CaptureFixture
 ) -> None:
     path = runs[0] / name

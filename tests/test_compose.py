@@ -71,7 +71,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_it_is_a_whole_set_in_the_avss_layout(composed: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_composed_set_is_complete(composed: Path, capsys: pytest.CaptureFixture[str]):
     """The masks of a second have its sounding classes; there is audio exactly when a class sounds."""
     assert check_command(composed) == 0, capsys.readouterr().out
     root = composed / "AVSS"
@@ -91,7 +91,7 @@ def test_it_is_a_whole_set_in_the_avss_layout(composed: Path, capsys: pytest.Cap
     assert empty, "some sources begin or end within the clip"
 
 
-def test_masks_lie_on_the_animals(composed: Path, material: Path, request_of: Request):
+def test_masks_equal_the_annotations(composed: Path, material: Path, request_of: Request):
     """Class ids of a whole image are those of its annotations."""
     images = find_images(request_of.pictures, request_of.images)
     document = json.loads(request_of.pictures.read_text())
@@ -106,7 +106,7 @@ def test_masks_lie_on_the_animals(composed: Path, material: Path, request_of: Re
         assert np.array_equal(np.asarray(classes), want)
 
 
-def test_splits_share_no_picture_and_no_recording(composed: Path):
+def test_splits_share_no_image_and_no_recording(composed: Path):
     pictures, sounds = {}, {}
     for row in table(composed / "AVSS/sources.csv"):
         pictures.setdefault(row["picture"], set()).add(row["split"])
@@ -117,7 +117,7 @@ def test_splits_share_no_picture_and_no_recording(composed: Path):
     assert len(pictures) > 3 and len(sounds) > 3
 
 
-def test_the_seed_decides_everything(request_of: Request, composed: Path, tmp_path: Path):
+def test_the_output_depends_only_on_the_seed(request_of: Request, composed: Path, tmp_path: Path):
     def content(out: Path) -> dict[str, bytes]:
         return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
@@ -158,7 +158,7 @@ def test_folders_and_two_training_steps(
     assert {"strict", "classes-argmax", "classes-masked"} <= protocols
 
 
-def test_a_recording_that_cannot_be_used_is_passed_over(request_of: Request, material: Path, tmp_path: Path):
+def test_unusable_recordings_are_skipped(request_of: Request, material: Path, tmp_path: Path):
     shutil.copytree(material / "ESC-50", tmp_path / "ESC-50")
     rows = table(tmp_path / "ESC-50/meta/esc50.csv")
     spoilt = [row["filename"] for row in rows if row["category"] == "dog"]
@@ -172,7 +172,7 @@ def test_a_recording_that_cannot_be_used_is_passed_over(request_of: Request, mat
     assert not (tmp_path / "none").exists()
 
 
-def test_files_of_one_recording_stay_together(request_of: Request, material: Path, tmp_path: Path):
+def test_files_of_one_recording_share_a_split(request_of: Request, material: Path, tmp_path: Path):
     dogs = [row for row in table(material / "ESC-50/meta/esc50.csv") if row["category"] == "dog"]
     lines = [f"{row['filename']},dog,one" for row in dogs]
     (tmp_path / "dogs.csv").write_text("\n".join(["filename,category,src_file", *lines, ""]))
@@ -183,7 +183,7 @@ def test_files_of_one_recording_stay_together(request_of: Request, material: Pat
         compose(replace(request, counts=(("train", 3), ("val", 1))), tmp_path / "none")
 
 
-def test_dealing():
+def test_assign_splits():
     rng = np.random.default_rng(0)
     items = {f"p{i}": {f"k{j}" for j in rng.choice(6, rng.integers(1, 4), replace=False)} for i in range(200)}
     items |= {f"r{i}": {"rare"} for i in range(3)} | {"lonely": {"one"}}
@@ -197,14 +197,14 @@ def test_dealing():
     assert set(assign_splits(items, ("test",), 0).values()) == {"test"}
 
 
-def test_files_of_the_same_content_are_one(tmp_path: Path):
+def test_equal_files_have_equal_keys(tmp_path: Path):
     for name, text in (("a.wav", "12345"), ("b.wav", "12345"), ("c.wav", "54321"), ("d.wav", "1")):
         (tmp_path / name).write_text(text)
     keys = {path.name: key for path, key in content_keys(tmp_path.iterdir()).items()}
     assert keys["a.wav"] == keys["b.wav"] and len(set(keys.values())) == 3
 
 
-def test_classes_belong_together_by_name_or_by_table(tmp_path: Path):
+def test_classes_match_by_name_or_table(tmp_path: Path):
     mapping = tmp_path / "same.csv"
     mapping.write_text("picture,sound\ncar,car_horn\ncar,engine\n,mouse\n")
     found = match_classes({"Fire truck", "car", "mouse", "cup"}, {"fire_truck", "car_horn", "engine", "mouse"}, mapping)
@@ -267,7 +267,7 @@ SPOILT = [
 
 
 @pytest.mark.parametrize(("spoil", "line"), [case[1:] for case in SPOILT], ids=[case[0] for case in SPOILT])
-def test_what_is_wrong_is_said_in_one_line(
+def test_faulty_material_is_refused(
     spoil: Callable[[Path], dict | None], line: str, request_of: Request, material: Path, tmp_path: Path
 ):
     root = tmp_path / "material"
@@ -283,7 +283,7 @@ def test_what_is_wrong_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(request_of: Request, tmp_path: Path):
+def test_a_foreign_folder_is_left_alone(request_of: Request, tmp_path: Path):
     (tmp_path / "AVSS").mkdir()
     (tmp_path / "AVSS/metadata.csv").write_text("mine")
     with pytest.raises(UserError, match="was not written by"):

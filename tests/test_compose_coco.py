@@ -58,13 +58,13 @@ def overlap(path: Path) -> tuple[float, tuple[int, int], CocoImages]:
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (WIDTH, WIDTH)], ids=["oblong", "square"])
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_photographs_are_annotated_as_they_are_shown(tag: int, shape: tuple[int, int], tmp_path: Path):
+def test_annotations_apply_to_images_as_displayed(tag: int, shape: tuple[int, int], tmp_path: Path):
     share, size, _ = overlap(write(tmp_path, [dog([SQUARE])], tag, shape=shape))
     assert share > 0.97 and size == shape[::-1]
 
 
 @pytest.mark.parametrize("tag", [5, 6, 7, 8])
-def test_a_file_with_the_stored_size_annotates_what_is_stored(tag: int, tmp_path: Path):
+def test_annotations_of_the_stored_size_apply_to_images_as_stored(tag: int, tmp_path: Path):
     write(tmp_path, [], tag)
     stored = red(Image.open(tmp_path / "p.jpg"))
     (top, left), (bottom, right) = np.argwhere(stored).min(0).tolist(), (np.argwhere(stored).max(0) + 1).tolist()
@@ -74,7 +74,7 @@ def test_a_file_with_the_stored_size_annotates_what_is_stored(tag: int, tmp_path
     assert "1 photographs are annotated as stored" in pictures.notes[0]
 
 
-def test_another_size_is_no_orientation(tmp_path: Path):
+def test_another_size_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"is 160x120, in a\.json 80x60"):
         overlap(write(tmp_path, [dog([SQUARE])], tag=6, size=(80, 60)))
 
@@ -125,7 +125,7 @@ def test_a_broken_annotation_is_left_out_and_counted(case: str, tmp_path: Path):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_odd_but_clear_is_kept(tmp_path: Path):
+def test_odd_but_clear_annotations_are_kept(tmp_path: Path):
     for odd in (
         dog([SQUARE, [20, 10], [30, 30, 40, 40]]),  # empty parts
         dog([SQUARE], area="large"),
@@ -137,7 +137,7 @@ def test_what_is_odd_but_clear_is_kept(tmp_path: Path):
         assert masks["dog"][12:48, 22:58].all() and not masks["dog"][:, 62:].any() and not pictures.notes
 
 
-def test_the_command_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_reports_left_out_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write(tmp_path, [dog([SQUARE]), *BROKEN.values()])
     write_wav(tmp_path / "sounds/dog/a.wav", tone(1, 1.0))
     line = ["--pictures", str(path), "--sounds", str(tmp_path / "sounds"), "--out", str(tmp_path / "out")]

@@ -23,7 +23,7 @@ def test_every_recipe_survives_json(name: str) -> None:
     assert from_dict(TrainConfig, json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
-def test_earlier_names_are_read_and_elsewhere_name_the_new_ones() -> None:
+def test_earlier_names_are_read_from_files_and_refused_in_code() -> None:
     """EARLIER maps old names to existing fields; old metadata is read with them."""
     classes = {cls.__name__: cls for cls in (*vars(config).values(), SC) if isinstance(cls, type)}
     for name, fields in EARLIER.items():

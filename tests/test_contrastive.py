@@ -25,7 +25,7 @@ def draw(*shape: int, seed: int = 0) -> Gaussian:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), dim=st.integers(1, 12))
-def test_distance_is_that_of_gaussians(seed: int, dim: int) -> None:
+def test_wasserstein_equals_the_formula(seed: int, dim: int) -> None:
     """|mu|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), with full matrices."""
     p, q = draw(dim, seed=seed), draw(dim, seed=seed + 1)
     a, b = torch.diag(p.deviation.double() ** 2), torch.diag(q.deviation.double() ** 2)
@@ -74,7 +74,7 @@ def test_loss_by_hand() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), clips=st.integers(1, 6), kinds=st.integers(1, 4))
-def test_negatives_are_other_clips_that_share_no_kind(seed: int, clips: int, kinds: int) -> None:
+def test_negatives_are_other_clips_that_share_no_class(seed: int, clips: int, kinds: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     sounding = torch.rand(clips, kinds, generator=generator) < 0.4
     present = torch.rand(clips, generator=generator) < 0.7
@@ -85,7 +85,7 @@ def test_negatives_are_other_clips_that_share_no_kind(seed: int, clips: int, kin
     assert may_be_negatives(sounding, present).tolist() == both
 
 
-def test_what_is_no_negative_does_not_matter() -> None:
+def test_only_negatives_affect_the_loss() -> None:
     anchor, positive = draw(3, 4), draw(3, 4, seed=1)
     allowed = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)  # 0 and 1 share a class
     before = loss(anchor, positive, allowed, present=torch.tensor([True, False, False]))
@@ -95,7 +95,7 @@ def test_what_is_no_negative_does_not_matter() -> None:
     assert loss(anchor, positive, allowed, present=torch.tensor([True, False, False])) > before
 
 
-def test_zero_when_there_is_nothing_to_be_told_from() -> None:
+def test_the_loss_without_negatives_is_zero() -> None:
     anchor = Gaussian(torch.randn(1, 4, requires_grad=True), torch.ones(1, 4))
     nobody = torch.zeros(1, 1, dtype=torch.bool)
     value = info_nce(anchor, draw(1, 4), nobody, [], ONE, torch.ones(1, dtype=torch.bool))
@@ -111,7 +111,7 @@ def contrast(batch: Batch, name: str = "contrast", **switches: bool) -> float:
     return float(loss_terms(model, batch)[name])
 
 
-def test_a_pair_of_one_kind_alone_leaves_only_silent_regions() -> None:
+def test_clips_of_one_class_have_only_silent_regions_as_negatives() -> None:
     """Clips of one class are no negatives of each other; clips of two classes are, which adds to the loss."""
     same, different = random_batch(2, kinds=5), random_batch(2, kinds=5)
     same.sounding[1] = same.sounding[0]
@@ -121,7 +121,7 @@ def test_a_pair_of_one_kind_alone_leaves_only_silent_regions() -> None:
     assert contrast(same, counterfactual=False) == 0 and contrast(different, counterfactual=False) > 0
 
 
-def test_counterfactuals_stand_in_the_denominators() -> None:
+def test_counterfactuals_are_negatives() -> None:
     batch = random_batch(3)
     batch.masks.fill_(1)
     batch.sounding.zero_()
@@ -129,7 +129,7 @@ def test_counterfactuals_stand_in_the_denominators() -> None:
     assert contrast(batch, counterfactual=False) == 0 and contrast(batch) > 0
 
 
-def test_a_frame_without_a_mask_takes_no_part() -> None:
+def test_frames_without_a_mask_are_ignored() -> None:
     batch, other = random_batch(2, frames=3), random_batch(2, frames=3)
     for each in (batch, other):
         each.masks[:, 2] = 0

@@ -48,7 +48,7 @@ def draw(
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), dim=st.integers(2, 40), seed=st.integers(0, 2**20), common=st.sampled_from([0.0, 1.0, 4.0]))
-def test_orthogonal_and_of_the_asked_norms(data: st.DataObject, dim: int, seed: int, common: float) -> None:
+def test_orthogonal_with_the_given_norms(data: st.DataObject, dim: int, seed: int, common: float) -> None:
     count = data.draw(st.integers(1, dim - 1))
     lead = data.draw(st.sampled_from([(), (3,), (2, 3)]))
     factual, proposals, mean, norms = draw(seed, lead, dim, count, common)
@@ -73,7 +73,7 @@ def test_bfloat16_within_its_resolution(seed: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
-def test_more_than_fit_are_refused(dim: int) -> None:
+def test_more_counterfactuals_than_dimensions_are_refused(dim: int) -> None:
     with pytest.raises(ValueError, match=f"{dim} counterfactuals.*{dim} dimensions"):
         orthogonalize(torch.randn(dim), torch.randn(dim, dim), torch.zeros(dim), torch.ones(dim))
 
@@ -95,13 +95,13 @@ def test_degenerate_proposals(case: str, count: int) -> None:
     assert torch.allclose((counterfactuals - mean).norm(dim=-1), norms, rtol=1e-4)
 
 
-def test_a_factual_that_is_the_mean_itself() -> None:
+def test_a_factual_equal_to_the_mean() -> None:
     factual, proposals, mean, norms = draw(1, (4,), 8, 3, 1.0)
     counterfactuals = orthogonalize(mean.expand_as(factual), proposals, mean, norms)
     assert torch.isfinite(counterfactuals).all() and cosines(proposals[0], counterfactuals[1:], mean).isfinite().all()
 
 
-def test_diverse() -> None:
+def test_counterfactuals_differ() -> None:
     """Distances to each other and to the factual are at least the norms; every draw differs."""
     factual, proposals, mean, norms = draw(2, (6,), 16, 5, 3.0)
     counterfactuals = orthogonalize(factual, proposals, mean, norms)
@@ -131,7 +131,7 @@ def with_common_part(seed: int) -> tuple[Tensor, Tensor]:
     return 8 * 32**0.5 * common + torch.randn(8, 2, 32, generator=generator), common
 
 
-def test_rivals_keep_the_common_part() -> None:
+def test_counterfactuals_keep_the_common_part() -> None:
     """Fails without centring: counterfactuals would then be unlike any sound, and easy to reject."""
     sound, common = with_common_part(0)
     part, kinds = GuidedCounterfactualSampler(32, 8, 3, words=False), throughout(torch.eye(8, dtype=torch.bool), sound)
@@ -149,7 +149,7 @@ def test_rivals_keep_the_common_part() -> None:
 # Which clips may be donors.
 
 
-def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> GuidedCounterfactuals:
+def counterfactuals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> GuidedCounterfactuals:
     torch.manual_seed(seed)
     part = GuidedCounterfactualSampler(16, kinds.shape[1], count, words=words)
     vocabulary = Vocabulary(torch.randn(kinds.shape[1], 8), 2, 16) if words else None
@@ -159,11 +159,11 @@ def rivals_of(kinds: Tensor, seed: int, words: bool, count: int = 2) -> GuidedCo
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**20), words=st.booleans())
-def test_a_rival_never_shares_a_kind_with_the_clip(data: st.DataObject, seed: int, words: bool) -> None:
+def test_counterfactuals_never_share_a_class_with_the_clip(data: st.DataObject, seed: int, words: bool) -> None:
     clips, number = data.draw(st.integers(1, 5)), data.draw(st.integers(2, 6))
     share = data.draw(st.sampled_from([0, 0.3, 0.8]))
     kinds = torch.rand(clips, number, generator=torch.Generator().manual_seed(seed)) < share
-    counterfactuals = rivals_of(kinds, seed, words, count=3)
+    counterfactuals = counterfactuals_of(kinds, seed, words, count=3)
     assert counterfactuals.sounds.shape == (3, clips, 3, 16) and torch.isfinite(counterfactuals.sounds).all()
     shared = (counterfactuals.classes & kinds).any(-1)
     assert not (shared & ~kinds.all(1)).any()
@@ -173,7 +173,7 @@ def test_a_rival_never_shares_a_kind_with_the_clip(data: st.DataObject, seed: in
     )
 
 
-def test_a_donor_is_what_the_rival_is_made_of() -> None:
+def test_counterfactuals_lie_in_the_plane_of_factual_and_donor() -> None:
     """Plane around the mean; the donor is another clip that shares no class."""
     kinds = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)
     sound = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
@@ -200,7 +200,7 @@ def test_a_donor_is_what_the_rival_is_made_of() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**20), number=st.integers(2, 6))
-def test_words_never_name_a_sounding_kind(seed: int, number: int) -> None:
+def test_words_of_sounding_classes_are_never_used(seed: int, number: int) -> None:
     """Checked at the generator's input, not only in the reported classes."""
     generator = torch.Generator().manual_seed(seed)
     kinds = torch.rand(6, number, generator=generator) < 0.6
@@ -232,13 +232,13 @@ class Keep(nn.Module):
 
 @pytest.mark.parametrize("words", [False, True])
 def test_a_batch_of_one(words: bool) -> None:
-    counterfactuals = rivals_of(torch.tensor([[True, False, False]]), 0, words)
+    counterfactuals = counterfactuals_of(torch.tensor([[True, False, False]]), 0, words)
     assert torch.isfinite(counterfactuals.sounds).all()
     assert not counterfactuals.known[0].any()  # no donor: a random direction, of no class
     assert counterfactuals.known[1].all() == words
 
 
-def test_the_mean_moves_in_training_only() -> None:
+def test_the_mean_changes_only_in_training() -> None:
     part = GuidedCounterfactualSampler(4, 3, 1, words=False, momentum=0.25)
     kinds, valid = torch.eye(3, dtype=torch.bool)[:, None].expand(-1, 2, -1), torch.ones(3, 2, dtype=torch.bool)
     part.eval()(torch.ones(3, 2, 4), kinds, valid)
@@ -258,7 +258,7 @@ def test_the_mean_moves_in_training_only() -> None:
     assert torch.allclose(part.mean, torch.tensor(3.0))
 
 
-def test_the_means_keep_their_digits_at_lower_precision() -> None:
+def test_running_means_stay_precise_under_autocast() -> None:
     """Under autocast, sums over frames would have eight bits and another type than the means."""
     sound, sounding = torch.randn(40, 9, 8) + 3, torch.rand(40, 9, 4) < 0.2
     parts = [GuidedCounterfactualSampler(8, 4, 1, words=False) for _ in range(2)]
@@ -271,14 +271,14 @@ def test_the_means_keep_their_digits_at_lower_precision() -> None:
     assert torch.allclose(parts[1].class_means, parts[0].class_means, atol=1e-5)
 
 
-def test_without_classes_there_is_still_a_mean() -> None:
+def test_running_mean_without_classes() -> None:
     part, sound = GuidedCounterfactualSampler(8, 0, 1, words=False), torch.randn(2, 3, 8)
     part(sound, torch.zeros(2, 3, 0, dtype=torch.bool), every(sound))
     part.update_running_means()
     assert torch.allclose(part.mean, sound.mean((0, 1)), atol=1e-6) and part.class_means.shape == (0, 8)
 
 
-def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
+def test_parts_of_a_batch_update_the_means_as_the_whole_does() -> None:
     """Weighted by frames, not by parts: two turns of a process, and two processes whose sums are added."""
     torch.manual_seed(0)
     sound, valid = torch.randn(5, 3, 8), torch.rand(5, 3) < 0.7
@@ -302,7 +302,7 @@ def test_parts_of_a_batch_move_the_means_as_the_whole_does() -> None:
         assert part.seen_classes.equal(single.any(1).any(0))
 
 
-def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
+def test_counterfactuals_have_no_gradient_and_the_generator_learns() -> None:
     torch.manual_seed(0)
     part, vocabulary = GuidedCounterfactualSampler(16, 3, 2, words=True), Vocabulary(torch.randn(3, 8), 2, 16)
     sound = torch.randn(4, 2, 16, requires_grad=True)
@@ -313,7 +313,7 @@ def test_rivals_carry_no_gradient_and_the_generator_learns() -> None:
     assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
 
 
-def test_padding_counts_for_nothing() -> None:
+def test_padding_has_no_effect() -> None:
     """Mean, drawn norms and generator fit do not depend on the content of padding."""
     part, found = GuidedCounterfactualSampler(16, 5, 2, words=True).train(), []
     vocabulary, kinds = Vocabulary(torch.randn(5, 8), 2, 16), torch.eye(3, 5, dtype=torch.bool)
@@ -344,7 +344,7 @@ def taught_part(classes: int = 4, dim: int = 16) -> tuple[GuidedCounterfactualSa
     return part, directions
 
 
-def test_a_source_is_taken_out_and_the_others_stay() -> None:
+def test_source_removal_keeps_the_other_sources() -> None:
     part, directions = taught_part()
     mixed = (5 + directions[0] + directions[2]).expand(1, 2, -1)
     kinds = torch.tensor([[[1, 0, 1, 0], [0, 0, 1, 0]]], dtype=torch.bool)  # kind 0 in one frame of two
@@ -362,7 +362,7 @@ def test_a_source_is_taken_out_and_the_others_stay() -> None:
     assert removed == {0, 2}  # any class of the clip, at random
 
 
-def test_what_was_never_met_alone_is_not_taken_out() -> None:
+def test_classes_never_heard_alone_are_not_removed() -> None:
     part, directions = taught_part()
     part.seen_classes[:] = torch.tensor([True, False, True, True])
     sound = (5 + directions[[1, 0, 3]])[:, None]
@@ -371,7 +371,7 @@ def test_what_was_never_met_alone_is_not_taken_out() -> None:
     assert rest.valid.tolist() == [False, True, False] and rest.removed[1] == 0
 
 
-def test_only_frames_of_one_kind_tell_how_it_sounds() -> None:
+def test_class_means_use_only_frames_of_one_class() -> None:
     part = GuidedCounterfactualSampler(2, 3, 1, words=False).train()
     sound = torch.tensor([[[1.0, 0.0], [8.0, 8.0], [3.0, 0.0], [50.0, 50.0]]])
     kinds = torch.tensor([[[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.bool)

@@ -69,7 +69,7 @@ def mp4(path):
 
 
 @pytest.mark.parametrize("made", [matroska, mp4])
-def test_what_is_cut_off_is_not_there(tmp_path, made):
+def test_cropped_borders_are_in_no_output(tmp_path, made):
     path = made(tmp_path / ("a.mkv" if made is matroska else "a.mp4"))
     info = probe(path)
     assert (info.crop, (info.width, info.height), info.pixel_aspect) == (CUT, SHOWN, 1)
@@ -88,7 +88,7 @@ def test_what_is_cut_off_is_not_there(tmp_path, made):
         assert sheet.width - 12 == SHOWN[0]
 
 
-def test_a_crop_that_leaves_nothing_or_cannot_be_read_cuts_nothing_off(tmp_path):
+def test_empty_or_absent_crops_are_ignored(tmp_path):
     assert Crop(50, 50, 0, 0).filter_of(100, 100) is None
     assert Crop(1, 2, 3, 4).filter_of(100, 100) == "97:93:1:3:exact=1"
     assert probe(make_clip(tmp_path / "a.avi", seconds=0.2, codec="mjpeg", pix_fmt="yuvj420p")).crop == Crop()

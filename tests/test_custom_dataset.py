@@ -72,7 +72,7 @@ def own(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def test_clips_of_five_seconds_with_their_masks_and_sound(made: Path):
+def test_clips_of_five_seconds_with_masks_and_audio(made: Path):
     records = {record.name: record for record in read_all(made)}
     assert list(records) == ["bark_0_3", "drum_0_3", "horn_0_3", "train_0_5", "train_5_7"]
     assert class_names(made) == ("dog", "drum")
@@ -90,7 +90,7 @@ def test_clips_of_five_seconds_with_their_masks_and_sound(made: Path):
     assert [record.split for record in records.values()] == ["train", "train", "val", "test", "test"]
 
 
-def test_tensors_know_what_sounds(made: Path):
+def test_tensors_have_masks_and_sounding_classes(made: Path):
     data = ClipDataset(read_set(made, "train"), class_names(made), ClipSpec(image_size=64))
     dog = data[0]
     assert dog.sounding.tolist() == [[True, False], [False, False], [True, False]]
@@ -126,7 +126,7 @@ def test_a_class_for_each_video_instead_of_ids(own: Path):
     assert set(data[0].class_map[0].unique().tolist()) == {0, 1}
 
 
-def test_splits_without_a_table_stay_with_the_names(own: Path):
+def test_splits_without_a_table_follow_the_names(own: Path):
     (own / "clips.csv").unlink()
     splits = {video.name: video.split for video in read_videos(own)}
     assert sorted(splits.values()) == ["test", "train", "train", "val"]
@@ -200,7 +200,7 @@ SPOILT = [  # more in test_a_check_names_all_faults_at_once
 
 
 @pytest.mark.parametrize(("spoil", "line"), [case[1:] for case in SPOILT], ids=[case[0] for case in SPOILT])
-def test_what_is_wrong_is_said_in_one_line(spoil: Callable[[Path], object], line: str, own: Path):
+def test_faulty_sets_are_refused(spoil: Callable[[Path], object], line: str, own: Path):
     spoil(own)
     with pytest.raises(UserError, match=line):
         data = ClipDataset(read_set(own, "train"), class_names(own), ClipSpec(image_size=64))
@@ -258,7 +258,7 @@ def test_too_few_videos_for_splits(own: Path):
         read_set(own, "train")
 
 
-def test_recipes_of_public_sets_refuse_it(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_recipes_of_public_sets_refuse_custom_sets(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "s4-pvt", "--data", str(own), "--out", str(tmp_path / "run")]) == 2
     assert "holds videos/ and masks/, for recipe own" in capsys.readouterr().err
     assert main(["train", "own", "--out", str(tmp_path / "run")]) == 2

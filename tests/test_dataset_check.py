@@ -43,7 +43,7 @@ def good(tmp_path_factory) -> Path:
     return root
 
 
-def test_whole_sets_are_fit(good: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_complete_sets_are_fit(good: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "data").symlink_to(good)
     assert [path.name for path in find_sets(tmp_path)] == ["AVSS", "Multi-sources", "Single-source"]
     assert [found.layout for found in check_set(good / "AVSS")] == ["AVSS"]
@@ -147,7 +147,7 @@ def test_each_fault_is_found_and_named(tmp_path, monkeypatch, capsys, name, cate
     assert "UNFIT" in out and not Path("exploded").exists()
 
 
-def test_one_fault_is_one_problem(tmp_path: Path) -> None:
+def test_one_fault_is_reported_once(tmp_path: Path) -> None:
     """A missing folder of a split is named once, not per clip; only faults are named."""
     fixtures.write_ms3(tmp_path, MS3)
     find(tmp_path, "gt_masks/test").rename(tmp_path / "gone")
@@ -181,7 +181,7 @@ def test_all_faults_of_a_table_are_named(tmp_path: Path, capsys) -> None:
     assert [problem.category for problem in check_set(tmp_path)[0].problems] == ["class names", "table"]
 
 
-def test_ten_problems_of_a_category_are_named(tmp_path: Path, capsys) -> None:
+def test_only_ten_problems_of_a_category_are_listed(tmp_path: Path, capsys) -> None:
     fixtures.write_ms3(tmp_path, MS3)
     for path in tmp_path.rglob("gt_masks/*/*/*.png"):
         grey(path, 9)
@@ -211,7 +211,7 @@ def test_notes_do_not_make_a_set_unfit(tmp_path: Path) -> None:
     assert "sample rates: 3 of 16000 Hz, 1 of 44100 Hz" in notes
 
 
-def test_native_pictures_are_noted(tmp_path: Path) -> None:
+def test_native_frame_sizes_are_noted(tmp_path: Path) -> None:
     fixtures.write_ms3(tmp_path, MS3[:1])
     for path in tmp_path.rglob("*.png"):
         Image.open(path).resize((320, 240), Image.Resampling.NEAREST).save(path)
@@ -220,7 +220,7 @@ def test_native_pictures_are_noted(tmp_path: Path) -> None:
     assert read_set(tmp_path, "train")[0].load(None).masks.shape == (5, 240, 320)
 
 
-def test_a_wrong_root_is_one_line(tmp_path: Path) -> None:
+def test_a_wrong_root_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no set"):
         check_command(tmp_path)
     with pytest.raises(UserError, match="no folder"):

@@ -18,7 +18,7 @@ from icf_avs.errors import UserError
 
 @pytest.mark.parametrize("folder", ["Single-source", "Multi-sources", "AVSS"])
 @pytest.mark.parametrize("source", ["fixtures", "stamps"])
-def test_an_independent_reader_and_ours_read_what_was_written(home, stamps_sets, source, folder) -> None:
+def test_our_reader_equals_an_independent_one(home, stamps_sets, source, folder) -> None:
     root, written = (home[0] if source == "fixtures" else stamps_sets) / folder, home[1]
     for split in ("train", "val", "test") if source == "fixtures" else ("train", "test"):
         plain = plain_read(root, split)
@@ -59,7 +59,7 @@ def test_native_size(home, tmp_path) -> None:
         record.load(None)
 
 
-def test_avss_names_the_kinds_of_s4_and_ms3(home, tmp_path) -> None:
+def test_avss_gives_the_classes_of_s4_and_ms3(home, tmp_path) -> None:
     root, _ = home
     kinds = {record.name: record.sounding for record in read_all(root / "Single-source")}
     assert kinds == {"-dog_______": {"class-07"}, "_cat_______": {"class-03"}, "cat-val____": {"class-03"},
@@ -76,14 +76,14 @@ def test_avss_names_the_kinds_of_s4_and_ms3(home, tmp_path) -> None:
     assert read_set(tmp_path / "b/Multi-sources", "test")[0].sounding is None
 
 
-def test_stray_tokens(tmp_path) -> None:
+def test_stray_tokens_of_a_obj(tmp_path) -> None:
     rows = [("v", "v_0_5000", 0, 0, "class-03_h orse_off-the-screen_background_", "test", "v1m")]
     fixtures.write_avss(tmp_path, rows)
     assert read_set(tmp_path, "test")[0].sounding == {"class-03", "horse"}
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_labels_count_from_nought_or_one(tmp_path, first) -> None:
+def test_label_ids_start_at_0_or_1(tmp_path, first) -> None:
     fixtures.write_avss(tmp_path, AVSS[:1], first=first)
     names = read_labels(tmp_path / "label2idx.json")
     assert names == fixtures.NAMES and len(names) == 71
@@ -123,7 +123,7 @@ def test_ms3(tiny) -> None:
     assert read_set(tiny.root, "val")[0].video_path == video
 
 
-def test_scenes_tell_what_is_in_the_picture(tiny) -> None:
+def test_scenes_csv_gives_the_classes_on_screen(tiny) -> None:
     row = 'clip_000000,test,0,0,owl,hen owl,"animals/owl|owl|11110;animals/hen|hen|00000"'
     tiny.ms3("test", 2)
     tiny.table("scenes.csv", "video_id,split,seed,index,sounding,onscreen,stamps", [row])
@@ -136,7 +136,7 @@ def test_scenes_tell_what_is_in_the_picture(tiny) -> None:
         read_set(tiny.root, "test")
 
 
-def test_masks_may_be_stored_as_bits_or_as_grey_colour(tiny) -> None:
+def test_masks_may_be_stored_as_1_bit_rgb_or_palette(tiny) -> None:
     root = tiny.s4("test", ["dog"])
     masks = sorted((root / "s4_data/gt_masks").rglob("*.png"))
     want = read_set(root, "test")[0].load().masks
@@ -157,7 +157,7 @@ def test_masks_may_be_stored_as_bits_or_as_grey_colour(tiny) -> None:
         (lambda tiny: tiny.root.rename(tiny.root.with_name("gone")), "no folder"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tiny, spoil, message) -> None:
+def test_faulty_sets_give_a_one_line_error(tiny, spoil, message) -> None:
     tiny.ms3("test", 1)
     with pytest.raises(ValueError, match="split"):
         read_set(tiny.root, "testing")

@@ -62,7 +62,7 @@ def videos(root: Path, layout: str = "ms3", clips: int = 5) -> Path:
         (Fraction(10), [9, 19, 29, 39, 49]),
     ],
 )
-def test_the_right_pictures_of_a_video_are_cut(tmp_path, fps, numbers) -> None:
+def test_the_right_frames_are_cut(tmp_path, fps, numbers) -> None:
     fixtures.write_video(tmp_path / "x.mp4", numbered(round(5 * fps)), fps, None)
     cut = cut_frames(tmp_path / "x.mp4")
     assert cut.shape == (5, 224, 224, 3) and cut.dtype == np.uint8
@@ -70,12 +70,12 @@ def test_the_right_pictures_of_a_video_are_cut(tmp_path, fps, numbers) -> None:
     assert frame_numbers(23.976) == [22, 46, 70, 94, 118] and frame_numbers(16) == [15, 31, 47, 63, 79]
 
 
-def test_a_short_video_repeats_its_last_picture(tmp_path) -> None:
+def test_a_short_video_repeats_its_last_frame(tmp_path) -> None:
     fixtures.write_video(tmp_path / "x.mp4", numbered(90), Fraction(25), None)
     assert [number_of(picture) for picture in cut_frames(tmp_path / "x.mp4")] == [23, 48, 73, 89, 89]
 
 
-def test_pictures_are_squashed_without_antialiasing(tmp_path) -> None:
+def test_frames_are_resized_without_antialiasing(tmp_path) -> None:
     """Against the formula of bilinear sampling at pixel centres, on a large smooth frame."""
     y, x = np.mgrid[:448, :672]
     picture = np.stack([x * 255 // 671, y * 255 // 447, 128 + 0 * x], -1).astype(np.uint8)
@@ -91,7 +91,7 @@ def test_pictures_are_squashed_without_antialiasing(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["ms3", "s4"])
-def test_a_prepared_set_is_whole(tmp_path, layout) -> None:
+def test_a_prepared_set_is_complete(tmp_path, layout) -> None:
     root = videos(tmp_path / "set", layout, clips=2)
     assert check_set(root)[0].problems
     assert prepare_set(root) == {"clips": 2, "written": 2, "errors": []}
@@ -148,7 +148,7 @@ def test_errors_are_collected_and_named(tmp_path, capsys) -> None:
     assert "1 complete before, 4 not possible" in capsys.readouterr().out
 
 
-def test_wrong_folders_are_one_line(tmp_path) -> None:
+def test_wrong_folders_are_refused(tmp_path) -> None:
     fixtures.write_avss(tmp_path / "AVSS", [("a", "a_0_5000", 0, 0, "class-02", "train", "v1s")])
     with pytest.raises(UserError, match="AVSS set, which has no raw videos"):
         prepare_command(tmp_path / "AVSS", 1)

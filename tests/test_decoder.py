@@ -28,7 +28,7 @@ def decoded(decoder: MaskDecoder, given: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("prior", [False, True])
 @pytest.mark.parametrize("repeats", [2, 5])
-def test_sounds_together_have_the_logits_and_gradients_of_each_alone(repeats: int, prior: bool):
+def test_several_sounds_have_the_logits_and_gradients_of_each_alone(repeats: int, prior: bool):
     """A single sound goes through the head's plain formula."""
     decoder, given = made(prior, repeats)
     parameters = list(decoder.parameters())
@@ -47,7 +47,7 @@ def test_sounds_together_have_the_logits_and_gradients_of_each_alone(repeats: in
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_the_head_is_that_of_the_formula(repeats: int):
+def test_the_head_equals_its_formula(repeats: int):
     """sharpen([P', S, up(prior)]) for every sound separately."""
     decoder, (_, fine, *_) = made(True, repeats)
     own = torch.randn(repeats, N, QUERIES + 1, 16, 16)

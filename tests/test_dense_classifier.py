@@ -33,9 +33,7 @@ def _class(name: str) -> int:
     return next(i for i, names in enumerate(imagenet_names()) if names.split(",")[0] == name)
 
 
-def test_the_mean_of_the_logits_is_the_classifiers_answer(
-    network: EfficientNetLite0, evidence: DenseClassifier
-) -> None:
+def test_mean_logits_equal_the_classifier(network: EfficientNetLite0, evidence: DenseClassifier) -> None:
     frames = torch.randint(0, 256, (2, 160, 128, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.inference_mode():
         pyramid = network(frames)
@@ -65,7 +63,7 @@ def test_statistics_are_plausible(evidence: DenseClassifier) -> None:
     assert evidence.deviation.min() > 0.3 and evidence.deviation.max() < 6
 
 
-def test_nearness(bridge: ClassSimilarity) -> None:
+def test_similarity_of_words_and_classes(bridge: ClassSimilarity) -> None:
     words = ("zebra", "dog", "train", "singer")
     nearness = bridge.similarity(embed_with_minilm(words))
     assert nearness.shape == (4, 1000)

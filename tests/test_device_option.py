@@ -41,7 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         (2, False, "cuda", "cuda"), (2, False, "cuda:1", "cuda:1"), (0, True, "mps", "mps"), (0, True, "cpu", "cpu"),
     ],
 )  # fmt: skip
-def test_what_a_name_stands_for(gpus: int, apple: bool, name: str, found: str, machine) -> None:
+def test_device_names(gpus: int, apple: bool, name: str, found: str, machine) -> None:
     machine(gpus, apple)
     assert find_device(name) == torch.device(found)
     assert find_device(torch.device(found)) == torch.device(found)
@@ -52,14 +52,14 @@ def test_what_a_name_stands_for(gpus: int, apple: bool, name: str, found: str, m
     [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2"), (2, "cuda:-1"), (2, "mps"), (1, "gpu"), (1, ""), (1, "CUDA"),
      (1, "cuda:01"), (1, "meta"), (1, "cpu:0"), (1, "x" * 999)],
 )  # fmt: skip
-def test_one_line_for_what_is_not_here(gpus: int, name: str, machine) -> None:
+def test_missing_devices_give_a_one_line_error(gpus: int, name: str, machine) -> None:
     machine(gpus)
     with pytest.raises(UserError, match=r"choose auto or one of .*cpu$") as caught:
         find_device(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
 
 
-def test_load_takes_it(machine) -> None:
+def test_load_takes_a_device(machine) -> None:
     assert icf_avs.load("stamps", device="cpu").model.device == torch.device("cpu")
     machine(0)
     with pytest.raises(UserError, match="not on this machine"):
@@ -85,14 +85,16 @@ COMPUTING = {
 }
 
 
-def test_every_command_that_computes_takes_it() -> None:
+def test_every_computing_command_takes_a_device() -> None:
     """`export` runs on the CPU; the other commands compute nothing."""
     takes = {name for name, part in parsers(build_parser()) if any(a.dest == "device" for a in part._actions)}
     assert takes == {name.partition(" ")[0] for name in COMPUTING}
 
 
 @pytest.mark.parametrize("name", COMPUTING)
-def test_it_is_refused_before_work_begins(name: str, machine, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_device_is_refused_before_work(
+    name: str, machine, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     machine(1)
     video = make_clip(tmp_path / "clip.mp4", sound=tone(1.0), seconds=1.0) if name in ("segment", "live") else ""
     words = [word.format(video=video, out=tmp_path / "out") for word in COMPUTING[name]]
@@ -102,7 +104,7 @@ def test_it_is_refused_before_work_begins(name: str, machine, tmp_path: Path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_many_videos_pass_it_to_their_processes(machine, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_manifest_passes_the_device_to_its_processes(machine, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The device is not part of a result's record: another device does not redo it."""
     video = make_clip(tmp_path / "clip.mp4", sound=tone(1.0), seconds=1.0)
     (tmp_path / "videos.csv").write_text("video\nclip.mp4\n")
@@ -133,7 +135,7 @@ def unsettled(monkeypatch: pytest.MonkeyPatch):
     [(2, False, "cpu", "cpu"), (2, False, "auto", "cuda"), (2, False, "cuda:1", "cuda:1"), (0, True, "auto", "mps"),
      (0, True, "cpu", "cpu")],
 )  # fmt: skip
-def test_training_is_on_the_device(gpus: int, apple: bool, name: str, found: str, machine, unsettled) -> None:
+def test_training_uses_the_device(gpus: int, apple: bool, name: str, found: str, machine, unsettled) -> None:
     machine(gpus, apple)
     assert processes(name).device == processes().device == torch.device(found)
     with pytest.raises(UserError, match="trains on"):
@@ -141,7 +143,7 @@ def test_training_is_on_the_device(gpus: int, apple: bool, name: str, found: str
 
 
 @pytest.mark.parametrize("name", ["cuda:0", "mps", "gpu"])
-def test_accelerate_launch_deals_out_the_gpus(name: str, machine, unsettled) -> None:
+def test_accelerate_launch_refuses_a_device(name: str, machine, unsettled) -> None:
     machine(2, True)
     unsettled.setenv("LOCAL_RANK", "0")
     with pytest.raises(UserError, match="each process has a GPU of its own"):
@@ -154,6 +156,6 @@ def test_accelerate_launch_on_the_cpu(machine, unsettled) -> None:
     assert processes().device == torch.device("cpu")
 
 
-def test_hardware_is_what_the_model_is_on(machine) -> None:
+def test_hardware_is_that_of_the_device(machine) -> None:
     machine(1)
     assert hardware(torch.device("cpu"))["gpu"] is None and hardware(torch.device("mps"))["gpu"] == "Apple"

@@ -128,12 +128,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ),
     ],
 )
-def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int, network: str, run: Any) -> None:
+def test_several_processes_train_as_one(world: int, turns: int, network: str, run: Any) -> None:
     """Networks other than the guided one train with interventions."""
     (expected, weights), (found, other) = run(1, turns, network), run(world, turns, network)
-    for (mine, gradients), (his, others) in zip(expected, found, strict=True):
-        assert mine.keys() == his.keys()
-        assert his == pytest.approx(mine, rel=1e-4, abs=1e-5)
+    for (mine, gradients), (theirs, others) in zip(expected, found, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-5)
         assert gradients.keys() == others.keys()
         for name, gradient in gradients.items():
             # As near as the order of float32 sums leaves them on AMD and Intel processors: 1.4e-3 at most.
@@ -161,11 +161,11 @@ def test_processes_that_share_a_batch_learn_what_one_does(world: int, turns: int
         *(pytest.param(*case, marks=pytest.mark.full) for case in [(3, "query"), (2, "tpavi"), (3, "avsegformer")]),
     ],
 )
-def test_the_plug_in_learns_from_several_processes_what_it_does_from_one(world: int, network: str, run: Any) -> None:
+def test_several_processes_train_the_plug_in_as_one(world: int, network: str, run: Any) -> None:
     """Terms, diagnostics and gradients, of the network and of ICF, to 1e-4."""
     (expected, _), (found, _) = run(1, network=f"{network}-icf"), run(world, network=f"{network}-icf")
-    for (mine, gradients), (his, others) in zip(expected, found, strict=True):
-        assert his == pytest.approx(mine, rel=1e-4, abs=1e-5)
+    for (mine, gradients), (theirs, others) in zip(expected, found, strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-5)
         assert gradients.keys() == others.keys()
         for name, gradient in gradients.items():
             assert (others[name] - gradient).norm() < 1e-4 * gradient.norm() + 1e-6, name

@@ -148,7 +148,7 @@ def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     assert (small / "results/try.csv").is_file() and (small / "results/try/probe.csv").is_file()
 
 
-def test_every_file_that_results_names_is_there():
+def test_files_named_by_results_exist():
     """Except scores on the public sets, which do not exist here."""
     text = read("docs/RESULTS.md")
     named = {name for row in re.findall(r"^\|.+$", text, re.M) for name in re.findall(r"`(results/[\w.]+\.csv)`", row)}
@@ -160,7 +160,7 @@ def test_every_file_that_results_names_is_there():
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *DOCUMENTS])
-def test_every_command_is_understood(name: str):
+def test_every_command_parses(name: str):
     lines = [line for block in blocks(read(name)) if block.language in ("sh", "") for line in commands(block.code)]
     for line in lines:
         if line.startswith(("icf ", ".venv/bin/icf ", "accelerate launch -m icf_avs")):
@@ -168,7 +168,7 @@ def test_every_command_is_understood(name: str):
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *DOCUMENTS])
-def test_every_link_leads_somewhere(name: str):
+def test_every_link_has_a_target(name: str):
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", read(name)):
         assert (ROOT / name).parent.joinpath(target).exists(), target
 

@@ -54,7 +54,7 @@ ORDINARY = {
 
 @pytest.mark.parametrize("name", ORDINARY)
 @pytest.mark.parametrize("size", [160, 8_000, 100_000])
-def test_ordinary_sound_is_the_mean_bit_by_bit(name, size):
+def test_ordinary_audio_is_exactly_the_mean(name, size):
     np.testing.assert_array_equal(mixed(*ORDINARY[name], size=size), np.stack(ORDINARY[name]).mean(axis=0))
 
 
@@ -80,12 +80,12 @@ CANCELLED = {  # channels, expected mono
 
 @pytest.mark.parametrize("name", CANCELLED)
 @pytest.mark.parametrize("size", [160, 100_000])
-def test_what_channels_cancel_is_heard(name, size):
+def test_cancelling_channels_stay_audible(name, size):
     channels, wanted = CANCELLED[name]
     assert decibels(mixed(*channels, size=size) - wanted, wanted) < -25
 
 
-def test_sound_that_is_opposite_for_a_while():
+def test_channels_that_cancel_for_a_while():
     """No click where it begins and ends; a second away, the result is exactly the mean."""
     opposite = (np.arange(len(A)) > 2 * RATE) & (np.arange(len(A)) < 3 * RATE)
     right = np.where(opposite, -A, A)
@@ -99,7 +99,7 @@ def test_sound_that_is_opposite_for_a_while():
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mkv", "pcm_s16le"), ("a.mp4", "aac"), ("b.mkv", "libopus")])
-def test_files_whose_channels_cancel_are_heard(tmp_path, name, codec):
+def test_files_with_cancelling_channels_stay_audible(tmp_path, name, codec):
     seconds = np.arange(2 * 48_000) / 48_000
     chirp = (0.3 * np.sin(2 * np.pi * (400 + 300 * seconds) * seconds)).astype(np.float32)
     for number, sides in enumerate([(chirp, chirp), (chirp, -chirp)]):
@@ -116,7 +116,7 @@ def test_files_whose_channels_cancel_are_heard(tmp_path, name, codec):
         assert decibels(read_waveform(tmp_path / f"1{name}")[: 2 * RATE] - opposite, opposite) < -25
 
 
-def test_channels_for_no_known_loudspeaker_do_not_cancel_in_a_film(tmp_path):
+def test_unnamed_channels_do_not_cancel_in_stereo(tmp_path):
     sound = np.tile(A[: 3 * RATE], (9, 1))
     sound[1::2] *= -1
     path = make_clip(tmp_path / "a.nut", seconds=3, sound=sound, sound_rate=RATE, sound_codec="pcm_s16le")

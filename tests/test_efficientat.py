@@ -89,7 +89,7 @@ def test_a_wave_too_short_for_a_spectrogram_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("width", "parameters", "numbers"), [(0.4, 983_599, 993_485), (1.0, 4_876_831, 4_901_277)])
-def test_both_have_as_many_numbers_as_the_published_files(width: float, parameters: int, numbers: int) -> None:
+def test_sizes_equal_the_published_files(width: float, parameters: int, numbers: int) -> None:
     """The counts of mn10 are known from code that pins the file."""
     network = EfficientAT(width=width)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
@@ -120,7 +120,7 @@ def test_silence_and_clipping_stay_finite(network: EfficientAT) -> None:
             assert all(output.isfinite().all() for output in network(sound))
 
 
-def test_frozen_it_never_trains_and_unfrozen_it_learns() -> None:
+def test_frozen_never_trains_and_unfrozen_learns() -> None:
     frozen = EfficientAT(frozen=True).train()
     assert not any(module.training for module in frozen.modules())
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
@@ -173,7 +173,7 @@ def test_equals_the_published_network(published: EfficientAT, window: dict) -> N
     assert embedding[0, ::40].tolist() == pytest.approx(window["every_40th_of_embedding"], abs=1e-3)
 
 
-def test_half_the_rate_is_heard_nearly_alike(published: EfficientAT) -> None:
+def test_16_khz_gives_the_embedding_of_32_khz(published: EfficientAT) -> None:
     """Audio without content above 8 kHz has the same embedding at 16 and 32 kHz."""
     low = resample(golden_wave(3.0)[None], 32_000, 16_000)
     again = load_efficientat(published_weights(), sample_rate=16_000)
@@ -192,7 +192,7 @@ def test_silence_is_tagged_silence(published: EfficientAT) -> None:
 # Names and files.
 
 
-def test_names_are_whole_and_in_order() -> None:
+def test_class_names_are_complete_and_in_order() -> None:
     names = audioset_names()
     assert len(names) == len(set(names)) == 527
     assert [names[i] for i in (0, 1, 74, 526)] == ["Speech", "Male speech, man speaking", "Dog", "Field recording"]
@@ -237,7 +237,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
         server.shutdown()
 
 
-def test_the_first_use_downloads_and_checks(site: tuple[str, Path], tmp_path: Path) -> None:
+def test_weights_are_downloaded_once_and_checked(site: tuple[str, Path], tmp_path: Path) -> None:
     address, folder = site
     content = os.urandom(300_000)
     (folder / "x.pt").write_bytes(content)
@@ -254,7 +254,7 @@ def test_the_first_use_downloads_and_checks(site: tuple[str, Path], tmp_path: Pa
     assert not list(path.parent.iterdir())
 
 
-def test_without_a_network_one_line_says_what_to_do(
+def test_failed_downloads_say_what_to_do(
     site: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, _ = site
@@ -270,7 +270,7 @@ def test_without_a_network_one_line_says_what_to_do(
     assert f"curl -L --create-dirs -o weights/{FILE} {efficientat.URL}/{FILE}" in str(caught.value)
 
 
-def test_a_file_or_folder_that_is_named_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_files_and_folders_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
     for folder in (own, other):
         folder.mkdir()

@@ -22,7 +22,7 @@ def test_equals_the_published_network():
     assert torch.allclose(actual, expected, atol=1e-3), (actual - expected).abs().max()
 
 
-def test_kernels_of_a_point_are_products_on_one_thread_too_and_exported_plain():
+def test_pointwise_equals_a_product_and_exports_as_convolution():
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 16, 9, 7), (32, 16, 1, 1), (32,)))
     expected = torch.einsum("nihw,oi->nohw", x.double(), weight[:, :, 0, 0].double()) + bias.double()[:, None, None]

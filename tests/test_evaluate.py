@@ -90,7 +90,7 @@ def test_settings_of_other_protocols(records):
     np.testing.assert_equal(alone["strict"], usual["strict"])
 
 
-def test_another_size_is_that_of_pictures_and_masks(tiny):
+def test_size_applies_to_frames_and_masks(tiny):
     seen = []
 
     class Watching(Listener):
@@ -109,7 +109,7 @@ def test_another_size_is_that_of_pictures_and_masks(tiny):
     assert loaded == [224, 512, None] and set(seen) == {(5, 224, 224, 3)}  # the network's size stays
 
 
-def test_pictures_are_looked_at_once_for_all_sounds(tiny):
+def test_frames_are_encoded_once_for_all_sounds(tiny):
     class Once(Listener):
         encoded = 0
 
@@ -165,7 +165,7 @@ def test_negative_sounds(records):
     assert chosen == {400, 600}  # the tones of the other two clips, never its own
 
 
-def test_donors_share_no_kind_with_the_picture(tiny):
+def test_donors_share_no_class_with_the_clip(tiny):
     records = read_set(tiny.s4("test", ["dog", "cat", "dog"]), "test")
     assert [donors(records, i) for i in range(3)] == [[1], [0, 2], [1]]
     with pytest.raises(UserError, match="on screen"):
@@ -184,7 +184,7 @@ def test_windows_are_centred_and_padded():
     assert not cut_windows(np.zeros(0, np.float32), spec, 2).any()
 
 
-def test_windows_are_at_the_rate_of_the_model():
+def test_windows_have_the_sample_rate_of_the_model():
     """A tone of 1 kHz stays one when resampled from 16 kHz, the rate of clips, to 32 kHz."""
     spec = ClipSpec(sample_rate=32_000, window=31_200)
     tone = np.sin(2 * np.pi * 1000 * np.arange(3 * 16_000) / 16_000).astype(np.float32)
@@ -199,7 +199,7 @@ def cells(path):
     return {(row["test_set"], row["protocol"], row["audio"]): row for row in SCORES.read(path)}
 
 
-def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
+def test_other_settings_have_separate_rows(tiny, tmp_path, monkeypatch):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
     loads(Graded(ClipSpec()), monkeypatch, "graded")
@@ -229,7 +229,7 @@ def test_other_settings_have_rows_of_their_own(tiny, tmp_path, monkeypatch):
             main([*command, *wrong])
 
 
-def test_scores_are_printed_where_they_cannot_be_kept(tiny, tmp_path, monkeypatch, capsys):
+def test_scores_that_cannot_be_saved_are_printed(tiny, tmp_path, monkeypatch, capsys):
     """The disk fills up during evaluation."""
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", ["dog", "cat", "hen"])
@@ -263,7 +263,7 @@ def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path
     )
 
 
-def test_the_validation_split_has_rows_of_its_own(tiny, tmp_path):
+def test_the_validation_split_has_separate_rows(tiny, tmp_path):
     tiny.root = tmp_path / "data/Multi-sources"
     tiny.ms3("val", 2)
     out = tmp_path / "scores.csv"

@@ -80,7 +80,7 @@ def test_both_rules_against_the_formula(tiny):
         assert scores[rule]["f"] == pytest.approx(f, abs=1e-5)
 
 
-def test_a_model_that_knows_scores_one_on_what_occurs(tiny):
+def test_a_perfect_model_scores_one_on_classes_that_occur(tiny):
     root = tiny.avss("test", ["v1s", "v1m"])
     records = read_set(root, "test")
 
@@ -155,7 +155,7 @@ def test_unlabelled_frames_are_not_scored(tiny):
     assert scores["argmax"]["miou"] == pytest.approx(reference(predicted, truth[None])[0], abs=1e-5)
 
 
-def test_what_cannot_be_scored(tiny, tmp_path):
+def test_models_that_do_not_fit_the_set_are_refused(tiny, tmp_path):
     records = read_set(tiny.avss("test", ["v1s"]), "test")
     with pytest.raises(UserError, match=r"do not match.* only the checkpoint has cow, only the set has cat, eel"):
         evaluate_semantic(Guesser(), records, ("background", "ant", "bee", "cat", "dog", "eel"))
@@ -166,7 +166,7 @@ def test_what_cannot_be_scored(tiny, tmp_path):
     assert class_order(("b", "a"), ("background", "a", "b")) == [0, 2, 1]
 
 
-def test_sets_without_class_ids(tiny):
+def test_sets_without_class_ids_are_refused(tiny):
     records = read_set(tiny.s4("test", ["ant"]), "test")
     with pytest.raises(UserError, match="S4 set, whose masks have no classes"):
         evaluate_semantic(Guesser(), records, NAMES)

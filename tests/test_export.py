@@ -81,7 +81,7 @@ def files(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) ->
     return {name: folder / f"small{form.suffix}" for name, form in FORMATS.items()}
 
 
-def test_the_front_end_is_the_spectrogram() -> None:
+def test_exported_log_mel_equals_log_mel() -> None:
     """Against `log_mel`, which test_vggish_frontend.py compares with NumPy; tone, noise, silence, full scale."""
     time = np.arange(15_600) / 16_000
     noise = np.random.default_rng(0).normal(0, 0.1, 15_600)
@@ -93,7 +93,7 @@ def test_the_front_end_is_the_spectrogram() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 9])
 @pytest.mark.parametrize("off", [(), ("implicit_text",), ("contrastive",), tuple(PARTS)])
-def test_the_graph_is_the_model(off: tuple[str, ...], frames: int) -> None:
+def test_the_graph_equals_the_model(off: tuple[str, ...], frames: int) -> None:
     """Every number of frames, whole segments or not, with and without the parts."""
     each = small(**dict.fromkeys(off))
     graph = WaveformGraph(each)
@@ -116,7 +116,7 @@ def test_the_export_leaves_the_model_alone(model: SegmentationModel) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: SegmentationModel) -> None:
+def test_exported_files_equal_the_model(form: str, files: dict[str, Path], model: SegmentationModel) -> None:
     graph = WaveformGraph(model)
     run = FORMATS[form].run(files[form], graph)
     for clips, frames in SHAPES:
@@ -131,7 +131,7 @@ def test_a_file_answers_as_the_model(form: str, files: dict[str, Path], model: S
 
 
 @pytest.mark.full
-def test_the_files_say_what_they_need(files: dict[str, Path]) -> None:
+def test_exported_files_contain_their_metadata(files: dict[str, Path]) -> None:
     import onnx
 
     notes = {entry.key: json.loads(entry.value) for entry in onnx.load(files["onnx"]).metadata_props}
@@ -196,7 +196,7 @@ def test_the_example_prints_its_usage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])
-def test_without_a_library_it_says_so_at_once(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_at_once(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=rf"needs {library}: pip install 'icf-avs\[onnx\]'"):
         export_command("no-such-checkpoint", tmp_path, "onnx")

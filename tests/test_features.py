@@ -68,7 +68,7 @@ def test_any_number_of_workers(catalog: Catalog, cache: Path, made: SceneFeature
     assert len(contents(cache)) == 1
 
 
-def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_call_reuses_features(catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = scene_features(catalog, FEW, workers=1)
     kept = contents(cache)
 
@@ -83,7 +83,7 @@ def test_the_second_call_finds_them(catalog: Catalog, cache: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("change", ["seed", "count", "style", "spec", "split", "photographs"])
-def test_other_scenes_are_other_features(
+def test_other_scenes_have_other_features(
     change: str, catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key covers all inputs of scene planning: frames of other scenes would get wrong labels."""
@@ -123,7 +123,7 @@ def test_a_cache_that_cannot_be_written(catalog: Catalog, cache: Path) -> None:
         scene_features(catalog, FEW, workers=1)
 
 
-def test_features_are_those_of_the_rendered_pictures(made: SceneFeatures, bank: SoundBank) -> None:
+def test_features_equal_those_of_rendered_frames(made: SceneFeatures, bank: SoundBank) -> None:
     clip = render_clip(made.scenes[17], bank, SPEC)
     np.testing.assert_array_equal(made.stamp_maps[17], clip.stamp_maps[:, 1::2, 1::2])
     for cached, level in zip(made.pyramid, load_efficientnet_lite0()(torch.from_numpy(clip.frames)), strict=True):
@@ -156,14 +156,14 @@ def test_batches_agree_with_rendered_clips(catalog: Catalog, bank: SoundBank, ma
             np.testing.assert_array_equal(level[row].permute(0, 2, 3, 1).numpy(), cached[index].astype(np.float32))
 
 
-def test_variations_mix_the_sound_anew(catalog: Catalog, bank: SoundBank, made: SceneFeatures) -> None:
+def test_variations_change_the_sound_only(catalog: Catalog, bank: SoundBank, made: SceneFeatures) -> None:
     indices, number = np.array([1, 4]), len(catalog.class_names)
     one, same, other = (make_batch(made, indices, bank, SPEC, number, v, with_images=False) for v in (1, 1, 2))
     assert one.waveforms.equal(same.waveforms) and not one.waveforms.equal(other.waveforms)
     assert one.onscreen.equal(other.onscreen) and one.pyramid == []
 
 
-def test_what_another_process_makes_is_waited_for(cache: Path) -> None:
+def test_arrays_are_made_once_by_concurrent_callers(cache: Path) -> None:
     """Of two callers at the same time, as two training runs may be, one makes the arrays, the other reads them."""
     made, start = [], Barrier(2)
 

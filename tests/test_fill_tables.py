@@ -56,7 +56,7 @@ def test_any_other_table_is_shown_as_it_is(project):
     assert text.splitlines()[1:4] == ["| what | ms |", "| --- | ---: |", "| frame | 8.5 |"]
 
 
-def test_seeds_of_the_study_with_words_are_averaged(project):
+def test_seeds_of_the_natural_study_are_averaged(project):
     lines = [
         ("all", seed, "cross", audio, "29", miou, "0.5", fpr, "300", "4.4", "a box", "abc")
         for seed, miou in (("0", "0.30"), ("1", "0.40"), ("2", "0.50"))
@@ -71,7 +71,7 @@ def test_seeds_of_the_study_with_words_are_averaged(project):
     assert "shipped: a box, revision abc; all: a box, revision abc." in text
 
 
-def test_facts_of_the_shipped_checkpoints_come_from_themselves(project, capsys):
+def test_facts_of_checkpoints_come_from_their_files(project, capsys):
     (project / "icf_avs").mkdir()
     (project / "icf_avs/pretrained").symlink_to(ROOT / "icf_avs/pretrained")
     assert fill_documents(project, check=True) == 1
@@ -93,7 +93,7 @@ def test_facts_of_the_shipped_checkpoints_come_from_themselves(project, capsys):
         ("<!-- results:stamps color=red -->\n<!-- /results -->", "no column 'color'"),
     ],
 )
-def test_marks_that_cannot_be_filled(project, text, message):
+def test_invalid_marks_are_refused(project, text, message):
     with pytest.raises(UserError, match=message):
         fill(text, project / "results", Path("x.md"))
 
@@ -139,7 +139,7 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
     assert (project / "results/other.csv").read_text() == "a,b\n1,2\n"
 
 
-def test_checkpoints_of_one_name_keep_their_rows(project):
+def test_checkpoints_of_one_name_have_separate_rows(project):
     """Checkpoints of one name differ by digest, scores of one checkpoint by data folder."""
     path, usual = project / "results/stamps.csv", SCORES.read(project / "results/stamps.csv")[0]
     SCORES.save(path, [usual | {"digest": "34cd", "path": "b/a.safetensors", "miou": "0.2"}])

@@ -48,7 +48,7 @@ class Behind(threading.Thread):
 
 @pytest.mark.parametrize("seconds", [1.0, 1e6], ids=["shared", "too large"])
 @pytest.mark.parametrize("ahead", [0, 1, 20, 1000])
-def test_both_see_every_picture_wherever_the_first_stops(info, seconds, ahead):
+def test_both_get_every_frame_wherever_the_first_stops(info, seconds, ahead):
     every = times(video_frames(info))
     with FrameTee(info, seconds=seconds) as shared:
         behind = Behind(shared)
@@ -58,7 +58,7 @@ def test_both_see_every_picture_wherever_the_first_stops(info, seconds, ahead):
     assert len(every) == 50 and seen == every[:ahead]
 
 
-def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
+def test_wait_lasts_until_the_other_is_near(info, monkeypatch):
     opened = []
     monkeypatch.setattr(frame_tee, "video_frames", lambda info: opened.append(1) or video_frames(info))
     with FrameTee(info, seconds=0.16) as shared:
@@ -74,7 +74,7 @@ def test_waits_until_the_other_is_near_and_decodes_once(info, monkeypatch):
     assert opened == [1]
 
 
-def test_however_many_pictures_come_later_it_waits_for_the_earlier_ones_alone(info):
+def test_wait_ignores_later_frames(info):
     """As in a video whose frame rate rises: the overlay has drawn all masks and waits for the next."""
     with FrameTee(info, seconds=0.16) as shared, shared.ahead() as ahead, shared.behind() as behind:
         for _ in range(45):
@@ -88,7 +88,7 @@ def test_however_many_pictures_come_later_it_waits_for_the_earlier_ones_alone(in
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1e6], ids=["shared", "too large"])
-def test_nobody_waits_for_one_that_has_left(info, seconds):
+def test_a_consumer_that_has_left_is_not_awaited(info, seconds):
     with FrameTee(info, seconds=seconds) as shared:
         behind = Behind(shared, count=3)
         with shared.ahead() as pictures:
@@ -101,7 +101,7 @@ def test_nobody_waits_for_one_that_has_left(info, seconds):
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1e6], ids=["shared", "too large"])
-def test_a_failure_ahead_lets_the_other_go(info, seconds):
+def test_a_failure_ahead_releases_the_other(info, seconds):
     with FrameTee(info, seconds=seconds) as shared:
         behind = Behind(shared)
         behind.may.set()

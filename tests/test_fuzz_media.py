@@ -34,7 +34,7 @@ def test_damaged_files_end_in_masks_or_one_line(tmp_path, monkeypatch):
     assert kinds["answered"] > 3 and kinds["refused"] > 3
 
 
-def test_fuzzer_sees_a_hang_a_crash_and_a_traceback(tmp_path, monkeypatch):
+def test_fuzzer_detects_hangs_crashes_and_tracebacks(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz_media, "SECONDS", 1)
     monkeypatch.setattr(fuzz_media, "WALL_CLOCK_FACTOR", 6)
     (tmp_path / "seeds").mkdir()

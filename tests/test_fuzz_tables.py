@@ -30,7 +30,7 @@ def table(tmp_path_factory):
         yield untrusted_readers.readers(tmp_path_factory.mktemp("seeds"))
 
 
-def test_every_reader_takes_its_sound_originals(table, tmp_path):
+def test_every_reader_accepts_its_originals(table, tmp_path):
     for reader in table:
         for content in reader.originals:
             assert fuzz_tables.read(reader, content, tmp_path) == ("answered", ""), reader.name
@@ -45,7 +45,7 @@ def test_damaged_inputs_end_in_an_answer_or_one_line(table, tmp_path):
     assert kinds.total() == INPUTS and kinds["answered"] > INPUTS // 12 and kinds["refused"] > INPUTS // 3
 
 
-def test_an_input_is_the_same_each_time_and_not_the_original(table):
+def test_inputs_are_reproducible_and_differ_from_the_original(table):
     for number in range(40):
         reader, content = fuzz_tables.damaged_input(table, SEED, number)
         assert (reader, content) == fuzz_tables.damaged_input(table, SEED, number)
@@ -81,7 +81,7 @@ def endless(folder):
         (lambda folder: Path("CANARY").touch(), "a pickle was run"),
     ],
 )
-def test_fuzzer_sees_what_fails_and_goes_on(harm, said, tmp_path, monkeypatch):
+def test_fuzzer_detects_failures_and_continues(harm, said, tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz_media, "SECONDS", 1)
     monkeypatch.setattr(fuzz_tables, "SECONDS", 1)
     sound = untrusted_readers.Reader("sound", "bytes", "x", (b"any",), lambda folder: None)
@@ -91,7 +91,7 @@ def test_fuzzer_sees_what_fails_and_goes_on(harm, said, tmp_path, monkeypatch):
     assert said in found[1][1]
 
 
-def test_the_canary_is_among_the_mutations():
+def test_mutations_include_malicious_pickles():
     """Some mutated pickles would run a command if they were unpickled."""
     pickles = untrusted_readers._pickles()
     found = [mutations.mutated("pickle", pickles, np.random.default_rng([SEED, number])) for number in range(200)]

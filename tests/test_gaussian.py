@@ -30,7 +30,7 @@ def sets(count: int, frames: int, dim: int, scale: float = 1.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("frames", "dim", "scale"), [(5, 64, 0.3), (10, 32, 1.0), (2, 16, 3.0), (12, 8, 0.5)])
-def test_w2_and_entropy_equal_the_formulas_with_whole_matrices(frames, dim, scale):
+def test_w2_and_entropy_equal_the_formulas_with_full_matrices(frames, dim, scale):
     features = sets(3, frames, dim, scale)
     every = torch.ones(3, frames, dtype=torch.bool)
     found = fit_gaussians(features, every)
@@ -46,7 +46,7 @@ def test_w2_and_entropy_equal_the_formulas_with_whole_matrices(frames, dim, scal
         assert sign == 1 and float(entropy(found, EPS)[i]) == pytest.approx(0.5 * log_determinant, abs=2e-3)
 
 
-def test_w2_is_symmetric_zero_on_itself_and_blind_to_the_order_of_frames():
+def test_w2_is_symmetric_zero_on_itself_and_ignores_frame_order():
     features = sets(4, 6, 20)
     every = torch.ones(4, 6, dtype=torch.bool)
     of = fit_gaussians(features, every)
@@ -90,7 +90,7 @@ def test_gradients_are_finite_where_there_is_no_spread(frames, kind):
     assert torch.isfinite(features.grad).all()
 
 
-def test_rounding_does_not_choose_the_gradient_where_a_clip_has_no_spread():
+def test_rounding_does_not_change_the_gradient_of_constant_clips():
     """Frames of a constant tone differ only by rounding, which must not turn the gradient."""
     unit = torch.nn.functional.normalize(sets(2, 5, 16), dim=-1)
     every, gradients = torch.ones(5, dtype=torch.bool), []
@@ -108,6 +108,6 @@ def test_the_entropy_of_one_frame_is_that_of_the_shrinkage_alone():
     assert float(entropy(of, EPS)[0]) == pytest.approx(5 * np.log(2 * np.pi * np.e * EPS), rel=1e-6)
 
 
-def test_half_precision_features_are_taken_in_float32():
+def test_half_precision_features_are_computed_in_float32():
     of = fit_gaussians(sets(2, 5, 16).bfloat16(), torch.ones(2, 5, dtype=torch.bool))
     assert of.rows.dtype == torch.float32 and torch.isfinite(wasserstein2(of, of)).all()

@@ -27,7 +27,7 @@ def scene(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_as_it_was(case, scene, tmp_path):
+def test_output_equals_its_golden(case, scene, tmp_path):
     make, name = CASES[case]
     found, golden = json.loads(json.dumps(make(name, scene, tmp_path))), FOLDER / f"{case.replace('/', '-')}.json"
     if os.environ.get("ICF_REGENERATE"):

@@ -7,7 +7,7 @@ import torch
 from icf_avs.inference.guided_filter import _EPS, _fit, _resize_by_mean, guided_filter
 
 
-def test_every_window_gets_the_ridge_regression_of_its_pixels() -> None:
+def test_every_window_equals_a_ridge_regression() -> None:
     generator = torch.Generator().manual_seed(0)
     colours = torch.rand(2, 3, 9, 12, generator=generator) - 0.5
     values = torch.randn(2, 1, 9, 12, generator=generator)
@@ -24,7 +24,7 @@ def test_every_window_gets_the_ridge_regression_of_its_pixels() -> None:
         torch.testing.assert_close(level[n, 0, row, column].double(), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_blurred_mask_ends_where_the_colours_do() -> None:
+def test_a_blurred_mask_follows_the_colour_edge() -> None:
     truth = torch.zeros(1, 128, 128, dtype=torch.bool)
     truth[:, 28:101, 45:86] = True
     pictures = torch.where(truth[..., None], torch.tensor([200, 60, 40]), torch.tensor([90, 120, 80]))
@@ -43,7 +43,7 @@ def test_a_blurred_mask_ends_where_the_colours_do() -> None:
     assert iou(smooth) < 0.9 < 0.97 < iou(followed)
 
 
-def test_where_a_picture_is_of_one_colour_nothing_changes_much() -> None:
+def test_a_frame_of_one_colour_changes_little() -> None:
     logits = torch.nn.functional.interpolate(
         torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)), (32, 32), mode="bicubic"
     )[0]
@@ -52,7 +52,7 @@ def test_where_a_picture_is_of_one_colour_nothing_changes_much() -> None:
     assert abs(float(followed.mean() - logits.mean())) < 0.05
 
 
-def test_a_constant_that_is_added_stays_added() -> None:
+def test_an_added_constant_is_kept() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)  # float32 would round here
     pictures = torch.randint(0, 256, (2, 32, 32, 3), generator=generator, dtype=torch.uint8)
@@ -60,7 +60,7 @@ def test_a_constant_that_is_added_stays_added() -> None:
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
-def test_colours_of_pictures_twice_and_thrice_as_large_are_means() -> None:
+def test_colours_of_larger_frames_are_averaged() -> None:
     small = torch.randint(0, 256, (1, 8, 12, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for times in (1, 2, 3):
         large = small.repeat_interleave(times, 1).repeat_interleave(times, 2)

@@ -55,7 +55,7 @@ def test_every_combination_learns(switches: dict[str, bool]) -> None:
 
 
 @pytest.mark.parametrize("switches", COMBINATIONS, ids=named)
-def test_every_parameter_of_what_is_built_gets_a_gradient(switches: dict[str, bool]) -> None:
+def test_every_parameter_gets_a_gradient(switches: dict[str, bool]) -> None:
     model = small_model(semantic=True, **switches)
     moved = {name: 0.0 for name, _ in model.named_parameters()}
     for seed in range(3):
@@ -87,7 +87,7 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
     assert bool(output.text) == (part != "implicit_text")
 
 
-def test_the_baseline_has_the_parameters_that_all_share() -> None:
+def test_the_baseline_has_exactly_the_shared_parameters() -> None:
     """All further parameters of a combination belong to its parts."""
     plain = {name: value.shape for name, value in small_model(**dict.fromkeys(PARTS, False)).state_dict().items()}
     homes = tuple(home for part in HOMES.values() for home in part)
@@ -151,7 +151,7 @@ def test_padding_changes_nothing(frames: int) -> None:
         assert torch.allclose(found[name][:, :frames], plain[name], atol=1e-4), name
 
 
-def test_training_outputs_leave_the_factual_answer_alone() -> None:
+def test_counterfactuals_do_not_change_the_factual_outputs() -> None:
     """The same mask with and without counterfactuals, which are not computed at inference."""
     model, batch = small_model(semantic=True).eval(), random_batch()
     trained, plain = run(model, batch), run(model, batch, training=False)
@@ -161,7 +161,7 @@ def test_training_outputs_leave_the_factual_answer_alone() -> None:
     assert plain.pixel_reading is None
 
 
-def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
+def test_the_foreign_sound_is_that_of_the_previous_clip() -> None:
     """do(vision): its logits equal those of the frame with that sound alone."""
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
@@ -169,7 +169,7 @@ def test_the_foreign_sound_is_that_of_the_clip_before() -> None:
     assert torch.allclose(output.visual_counterfactual_logits, run(model, swapped, training=False).logits, atol=1e-4)
 
 
-def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
+def test_extra_sounds_have_the_logits_of_each_alone() -> None:
     model, batch = small_model().eval(), random_batch(3)
     others = torch.stack([batch.waveforms[[1, 2, 0]], batch.waveforms[[2, 0, 1]]], dim=1)  # B Q T N
     extra = model.network.encode_audio(others.flatten(0, 1)).map(lambda x: x.unflatten(0, (3, 2)))
@@ -190,7 +190,7 @@ def test_other_sounds_of_the_same_pictures_are_answered_as_if_alone() -> None:
     assert torch.allclose(terms["extra_audio"], sum(wanted) / 2, atol=1e-5)
 
 
-def test_rivals_are_answered_with_their_own_text() -> None:
+def test_counterfactual_logits_use_counterfactual_text() -> None:
     """do(audio): logits equal the decoder's for the counterfactual embedding and the frame of its clip."""
     model, batch = small_model().eval(), random_batch(3)
     output = run(model, batch)
@@ -203,7 +203,7 @@ def test_rivals_are_answered_with_their_own_text() -> None:
         assert torch.allclose(found.text["frame"][0], output.counterfactual_text[index], atol=1e-4)
 
 
-def test_a_position_that_fits_the_sound_guides_the_decoder() -> None:
+def test_match_of_sound_and_position_equals_the_formula() -> None:
     """s (r - W2^2) of the sound's Gaussian and a point with the floor as deviation."""
     space = small_model().network.joint_embedding
     parts, tokens = torch.randn(2, 3, 6, 32), torch.randn(3, 32, 4, 5)
@@ -218,12 +218,12 @@ def test_a_position_that_fits_the_sound_guides_the_decoder() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"dim": 30}, {"dim": 4, "counterfactual": PARTS["counterfactual"].__class__(4)}])
-def test_configurations_that_cannot_be(wrong: dict) -> None:
+def test_invalid_configurations_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="dim"):
         ModelConfig(NAMES, **wrong)
 
 
-def test_a_name_for_every_class() -> None:
+def test_every_class_needs_a_name_embedding() -> None:
     model = small_model()
     with pytest.raises(ValueError, match="4 name embeddings for 5"):
         build_model(model.config, model.spec, model.visual, torch.randn(4, 24))

@@ -58,14 +58,14 @@ def test_the_oracle_has_the_published_value_of_hlg():
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG])
-def test_what_was_graded_for_an_ordinary_display_comes_back(transfer):
+def test_sdr_colours_graded_as_hdr_come_back(transfer):
     colours = np.concatenate([COLOURS, np.random.default_rng(0).integers(0, 256, (500, 3))])
     back = to_sdr(codes(graded(colours, transfer)), transfer, 9)[0]
     assert np.abs(back.astype(int) - colours).max() <= 2
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG])
-def test_brighter_light_is_compressed_in_order_and_dark_light_stays(transfer):
+def test_bright_light_is_compressed_in_order_and_dark_light_is_kept(transfer):
     light = np.array([1, 10, 26, 49, 100, 203, 400, 999.0])
     signals = pq(light) if transfer == PQ else hlg(np.repeat(light[:, None], 3, axis=1))[:, 0]
     shown = to_sdr(codes(np.repeat(signals[:, None], 3, axis=1)), transfer, 9)[0]
@@ -107,7 +107,7 @@ def test_files_are_seen_and_shown_as_sdr(tmp_path, transfer, codec, pix_fmt, opt
     assert np.abs(seen(image) - SOFT).max() <= 9
 
 
-def test_sdr_that_turns_into_hdr(tmp_path):
+def test_sdr_that_changes_to_hdr(tmp_path):
     """Within one H.264 stream: frames by their own tags, the overlay in the colours of the first."""
     parts = []
     for number, (signals, tags) in enumerate([(SOFT / 255, (1, 1, 1)), (graded(SOFT, HLG), (9, HLG, 9))]):

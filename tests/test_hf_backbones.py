@@ -58,7 +58,7 @@ def test_full_size_has_the_published_number_of_parameters(name: str, millions: f
 
 @every_name
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 91), (33, 224)])
-def test_levels_of_any_picture_round_up(name: str, height: int, width: int) -> None:
+def test_level_sizes_are_rounded_up(name: str, height: int, width: int) -> None:
     encoder = load_backbone(name, random=True, depths=SHALLOW)
     levels = encoder(frames(height, width, 2))
     expected = [(2, c, -(-height // s), -(-width // s)) for c, s in zip(encoder.channels, (4, 8, 16, 32), strict=True)]
@@ -67,7 +67,7 @@ def test_levels_of_any_picture_round_up(name: str, height: int, width: int) -> N
 
 
 @every_name
-def test_the_network_sees_pictures_in_imagenets_statistics(name: str) -> None:
+def test_inputs_have_imagenet_statistics(name: str) -> None:
     encoder = load_backbone(name, random=True, depths=SHALLOW)
     seen: list[Tensor] = []
     encoder.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -79,7 +79,7 @@ def test_the_network_sees_pictures_in_imagenets_statistics(name: str) -> None:
 
 
 @every_name
-def test_a_classifiers_folder_gives_its_features(name: str, tmp_path: Path) -> None:
+def test_features_equal_those_of_the_saved_classifier(name: str, tmp_path: Path) -> None:
     classifier = saved(name, tmp_path)
     pictures = frames(224, 224)
     normal = ((pictures / 255.0 - torch.tensor(hf_backbones.MEAN)) / torch.tensor(hf_backbones.SCALE)).permute(
@@ -94,7 +94,7 @@ def test_a_classifiers_folder_gives_its_features(name: str, tmp_path: Path) -> N
 
 
 @every_name
-def test_frozen_never_trains_and_trained_leaves_no_parameter_out(name: str) -> None:
+def test_frozen_never_trains_and_trained_trains_all_parameters(name: str) -> None:
     frozen = load_backbone(name, random=True, depths=SHALLOW).train()
     assert not any(module.training for module in frozen.modules())
     assert not frozen(frames(64, 64))[-1].requires_grad

@@ -51,14 +51,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def line(checkpoint: str | Path) -> str:
+def error_of(checkpoint: str | Path) -> str:
     with pytest.raises(UserError) as raised:
         icf_avs.load(str(checkpoint))
     assert "\n" not in str(raised.value) and str(raised.value).startswith(str(checkpoint))
     return str(raised.value)
 
 
-def test_a_folder_loads_as_what_was_saved(folder: Path) -> None:
+def test_a_saved_folder_loads_unchanged(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     loaded = icf_avs.load(str(folder))
     expected = load_checkpoint(folder / "model.safetensors")
@@ -77,7 +77,7 @@ def test_save_pretrained_again_keeps_everything(folder: Path, tmp_path: Path) ->
     assert read_recipe(tmp_path / "tiny" / "model.safetensors") == RECIPE
 
 
-def test_the_folder_describes_itself(folder: Path) -> None:
+def test_the_folder_has_config_and_model_card(folder: Path) -> None:
     described = json.loads((folder / "config.json").read_text())
     assert described["model"]["classes"] == ["bell", "cat"] and described["spec"]["image_size"] == 64
     assert described["recipe"] == RECIPE and described["library_name"] == "icf-avs"
@@ -86,11 +86,11 @@ def test_the_folder_describes_itself(folder: Path) -> None:
     assert "icf train tiny" in card.text and "None are known here" in card.text
 
 
-def test_a_shipped_name_and_a_file_load_as_ever(folder: Path) -> None:
+def test_shipped_names_and_files_load(folder: Path) -> None:
     assert icf_avs.load("stamps").name == "stamps"
     assert icf_avs.load(str(folder / "model.safetensors")).name == "model"
-    assert "no such checkpoint" in line(folder / "absent.safetensors")
-    assert "no such checkpoint" in line("neither-shipped-nor-a-file")
+    assert "no such checkpoint" in error_of(folder / "absent.safetensors")
+    assert "no such checkpoint" in error_of("neither-shipped-nor-a-file")
 
 
 def test_a_name_in_the_cache_of_the_hub_loads_offline(folder: Path, cache: Path) -> None:
@@ -102,13 +102,13 @@ def test_a_name_in_the_cache_of_the_hub_loads_offline(folder: Path, cache: Path)
     assert loaded.name == "tiny-avs" and loaded.recipe == RECIPE
 
 
-def test_offline(cache: Path) -> None:
-    assert "cannot be reached" in line("user/tiny-avs")
+def test_an_offline_hub_is_reported(cache: Path) -> None:
+    assert "cannot be reached" in error_of("user/tiny-avs")
 
 
-def test_without_the_library(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_hub_library_is_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install 'icf-avs[hub]'" in line("user/tiny-avs")
+    assert "pip install 'icf-avs[hub]'" in error_of("user/tiny-avs")
     with pytest.raises(UserError, match=r"pip install 'icf-avs\[hub\]'"):
         icf_avs.load("stamps").push_to_hub("user/tiny-avs")
 
@@ -133,15 +133,15 @@ def test_a_model_is_uploaded(folder: Path, cache: Path, monkeypatch: pytest.Monk
     assert sent["user/tiny-avs"] == {name: (folder / name).read_text() for name in ("README.md", "config.json")}
 
 
-def test_a_folder_without_our_file(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    assert "has no model.safetensors" in line(tmp_path)
+    assert "has no model.safetensors" in error_of(tmp_path)
     for name in ("last.pt", "own.safetensors", "best.safetensors"):  # as in a run folder
         (tmp_path / name).touch()
-    assert line(tmp_path).endswith(f"name one of them: {tmp_path}/best.safetensors, {tmp_path}/own.safetensors")
+    assert error_of(tmp_path).endswith(f"name one of them: {tmp_path}/best.safetensors, {tmp_path}/own.safetensors")
 
 
-def test_a_file_of_others_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
+def test_a_foreign_safetensors_file_is_refused(folder: Path, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="not a checkpoint of icf-avs"):
         icf_avs.load(str(tmp_path))
@@ -159,14 +159,14 @@ def test_a_model_is_downloaded_from_the_hub(hub: http.server.HTTPServer, folder:
     assert icf_avs.load("user/tiny-avs").recipe == RECIPE
 
 
-def test_an_unknown_name(hub: http.server.HTTPServer) -> None:
-    assert "no such model on the hub" in line("user/unknown")
+def test_an_unknown_name_is_refused(hub: http.server.HTTPServer) -> None:
+    assert "no such model on the hub" in error_of("user/unknown")
 
 
-def test_a_repository_with_a_pickle_alone(hub: http.server.HTTPServer) -> None:
+def test_a_repository_with_only_a_pickle_is_refused(hub: http.server.HTTPServer) -> None:
     home = hub.root / "user" / "old"
     home.mkdir(parents=True)
     (home / "pytorch_model.bin").write_bytes(b"pickled")
-    assert "pytorch_model.bin is a pickle" in line("user/old")
+    assert "pytorch_model.bin is a pickle" in error_of("user/old")
     (home / "pytorch_model.bin").rename(home / "weights.h5")
-    assert "has no model.safetensors" in line("user/old")
+    assert "has no model.safetensors" in error_of("user/old")

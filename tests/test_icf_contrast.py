@@ -56,7 +56,7 @@ def test_at_chance_equation_17_is_log_2_for_any_number_of_negatives():
         assert float(found) == pytest.approx(np.log(2), rel=1e-5)
 
 
-def test_what_depends_on_the_anchor_alone_cancels():
+def test_terms_of_the_anchor_alone_cancel():
     """Eq. 16 and 17 are softmaxes over the second argument: the anchor's entropy has no effect."""
     distances, positive = drawn(3, 3).square(), torch.eye(3, dtype=torch.bool)
     present = torch.ones(3, dtype=torch.bool)
@@ -87,7 +87,7 @@ def test_measures_of_table_2():
     torch.testing.assert_close(distance(*pair, replace(SETTINGS, measure="prototypes")), by_means)
 
 
-def test_positives_are_told_by_the_audio_text():
+def test_positives_are_clips_with_equal_audio_text():
     texts = drawn(4, 1, 8).expand(-1, 3, -1).clone()
     texts[2] = texts[0]  # two clips with the same sound
     clips = ContrastInputs(drawn(4, 3, 6), drawn(4, 3, 5), torch.ones(4, 3, dtype=torch.bool), audio_text=texts)
@@ -112,7 +112,7 @@ def clips(count: int = 4, frames: int = 3) -> tuple[ContrastInputs, Counterfactu
     return made, CounterfactualPool(drawn(count, 2, frames, 8, seed=5), weights)
 
 
-def test_negatives_of_texts_are_the_own_counterfactuals_alone():
+def test_text_negatives_are_only_the_own_counterfactuals():
     module = contrast()
     own, pool = clips()
     found = module(own, pool)
@@ -131,7 +131,7 @@ def _terms_of_first(module: DistributionContrast, own: ContrastInputs, pool: Cou
     return module(replace(own, valid=first), pool)["vision-text"]
 
 
-def test_with_the_repair_texts_of_other_clips_are_negatives_too():
+def test_other_texts_makes_texts_of_other_clips_negatives():
     own, pool = clips()
     plain, repaired = (contrast(other_texts=switch)(own, pool)["vision-text"] for switch in (False, True))
     assert repaired > plain
@@ -144,7 +144,7 @@ def test_without_counterfactuals_other_clips_are_the_negatives():
 
 @pytest.mark.parametrize("measure", ["distributions", "features", "prototypes"])
 @pytest.mark.parametrize("contrasts", [("vision-audio",), ("vision-text", "audio-text")])
-def test_only_the_asked_contrasts_are_there_and_reach_the_features(measure, contrasts):
+def test_only_selected_contrasts_are_computed_and_reach_the_features(measure, contrasts):
     own, pool = clips()
     terms = contrast(measure=measure, contrasts=contrasts)(own, pool)
     assert set(terms) == set(contrasts)
@@ -162,7 +162,7 @@ def test_focal_loss_is_the_published_formula():
     assert float(focal_loss(logits, masks, frames)) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_the_total_is_the_weighted_sum_and_weights_have_one_home():
+def test_the_total_is_the_weighted_sum():
     terms = {name: torch.tensor(float(i + 1)) for i, name in enumerate(("bce", "vision-audio", "noise"))}
     weights = ICFLossWeights(bce=2.0, vision_audio=0.5, noise=0.25)
     assert float(weighted_sum(terms, weights)) == pytest.approx(2 * 1 + 0.5 * 2 + 0.25 * 3)

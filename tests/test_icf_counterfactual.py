@@ -28,7 +28,7 @@ def states(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.75, 1.0])
-def test_a_turned_state_has_the_asked_cosine_and_length(alpha):
+def test_orthogonalized_states_have_the_given_cosine_and_norm(alpha):
     """Over samples, with strength m at its bound 1: cos(z', z) = sqrt(1 - alpha)."""
     counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
     state = 3 * states(4, 5, 48)
@@ -38,7 +38,7 @@ def test_a_turned_state_has_the_asked_cosine_and_length(alpha):
     torch.testing.assert_close(cosine, torch.full_like(cosine, (1 - alpha) ** 0.5), atol=2e-3, rtol=1e-3)
 
 
-def test_the_direction_is_orthogonal_to_the_state():
+def test_directions_are_orthogonal_to_the_state():
     """At alpha 1 the result is orthogonal to the state; draws differ."""
     counterfactual = module(orthogonal="samples", bounds=(1.0, 1.0))
     state, every = states(6, 48), torch.ones(6)
@@ -82,7 +82,7 @@ def test_the_schedule_and_the_forward_process_are_those_of_latent_diffusion():
     assert signal == pytest.approx(float(schedule.abar[200]) ** 0.5, rel=1e-5)
 
 
-def test_the_reverse_process_with_the_true_noise_comes_back():
+def test_the_reverse_process_with_the_true_noise_recovers_z():
     schedule = NoiseSchedule(1000)
     z, noise = states(4, 16), states(4, 16, seed=2)
     state = schedule.add_noise(z, noise, 200)
@@ -120,7 +120,7 @@ def test_a_denoiser_learns_the_noise():
 
 
 @pytest.mark.parametrize("strategy", ["diffusion", "vqvae", "feature-noise"])
-def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(strategy, monkeypatch):
+def test_the_pool_has_the_nearest_candidates_without_gradient(strategy, monkeypatch):
     counterfactual = module(strategy=strategy, draws=12, keep=3)
     z, visual = states(2, 4, 48).requires_grad_(), states(2, 4, 16).requires_grad_()
     valid = torch.tensor([[True] * 4, [True, True, False, False]])
@@ -155,7 +155,7 @@ def test_the_pool_is_the_nearest_free_of_gradient_with_weights_that_sum_to_one(s
 
 
 @pytest.mark.parametrize("lambda_z", [0.5, 1.0, 2.0, 3.0])
-def test_the_loss_of_orthogonality_is_least_where_the_algebra_says(lambda_z):
+def test_the_orthogonality_loss_has_its_minimum_as_derived(lambda_z):
     """2 (1 - sqrt(1 - c)) + lambda_z (1 - c) has its minimum at c = max(0, 1 - 1 / lambda_z^2)."""
     shares = torch.linspace(0, 1, 1001)
     state = F.normalize(states(1, 64), dim=-1).expand(1001, -1)
@@ -177,7 +177,7 @@ def test_padding_frames_change_no_term():
     torch.testing.assert_close(first, second)
 
 
-def test_a_text_with_noise_by_hand():
+def test_feature_noise_by_hand():
     """sqrt(1 - alpha) z + sqrt(alpha) eps, with the cosine to z that follows."""
     counterfactual, z = module(512, strategy="feature-noise"), states(1, 64, 1, 512)
     alpha = torch.tensor([0.0, 0.75])[:, None].expand(-1, 32).reshape(1, 64, 1)
@@ -206,7 +206,7 @@ def test_swapped_texts_need_another_clip():
     assert one.texts.shape == (1, 0, 2, 8) and one.weights.shape == (1, 0)
 
 
-def test_codes_are_the_nearest_and_both_sides_move():
+def test_vqvae_uses_the_nearest_codes_and_trains_all_parts():
     """Against NumPy; codes, encoder and decoder all get gradients."""
     vqvae = VQVAE(replace(SMALL, parts=4, codes=5), 8, 3)
     z, visual = states(6, 8), states(6, 3, seed=2)
@@ -236,7 +236,7 @@ def test_a_vqvae_learns_to_rebuild():
     assert loss < first / 3
 
 
-def test_a_strategy_that_there_is_not():
+def test_unknown_strategies_are_refused():
     with pytest.raises(
         ValueError,
         match=r"no strategy features; there are diffusion, vqvae, pair-swap, audio-swap, text-revision, feature-noise",
@@ -244,7 +244,7 @@ def test_a_strategy_that_there_is_not():
         SC(strategy="features")
 
 
-def test_the_share_of_changed_classes_counts_nearest_texts_and_no_ties_of_collapsed_ones():
+def test_class_change_rate_counts_nearest_texts_but_no_ties():
     """Two dogs and a cat: for a dog, a counterfactual at the cat's text counts, one at the other dog's does not."""
     texts = torch.eye(4)[:3, None]  # B T d
     sounding = torch.tensor([[1, 0], [1, 0], [0, 1]], dtype=torch.bool)[:, None]

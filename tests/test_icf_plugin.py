@@ -41,7 +41,7 @@ def plug_in(encoder_of, **switches: bool) -> ICF:
     return ICF(SPEC, **parts, encoder_of=encoder_of).train()
 
 
-def test_replaced_audio_gives_texts_of_the_own_frames_and_another_sound(encoder_of, monkeypatch):
+def test_audio_swap_gives_texts_of_the_own_frames_and_another_sound(encoder_of, monkeypatch):
     """Table 2, "audio replaced": eq. 5 with the audio text of each other clip, the nearest kept; by hand per clip."""
     torch.manual_seed(0)
     parts = PARTS | {"sc": SC(strategy="audio-swap", keep=1)}
@@ -68,7 +68,7 @@ def test_replaced_audio_gives_texts_of_the_own_frames_and_another_sound(encoder_
     assert pool.texts.shape[1] == 1 and not pool.texts.requires_grad
 
 
-def test_one_clip_has_no_audio_to_replace_its_own_by(encoder_of):
+def test_audio_swap_of_a_single_clip(encoder_of):
     parts = PARTS | {"sc": SC(strategy="audio-swap")}
     icf, batch, taps = ICF(SPEC, **parts, encoder_of=encoder_of), random_batch(clips=1), features(clips=1)
     assert torch.isfinite(icf(taps, batch).total)
@@ -107,7 +107,7 @@ def spoilt(what: str) -> tuple[NetworkFeatures, Batch]:
         ("valid", "batch.valid has padding before a valid frame; want the valid frames of a clip first"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_ones_own_network_is_told(what: str, said: str) -> None:
+def test_wrong_features_are_refused(what: str, said: str) -> None:
     icf, wrong = ICF(SPEC, cdcl=PARTS["cdcl"]), spoilt(what)
     with pytest.raises(ValueError, match=re.escape(said)):
         icf(*wrong)
@@ -117,7 +117,7 @@ def test_a_mistake_in_ones_own_network_is_told(what: str, said: str) -> None:
         icf.eval()(*wrong)
 
 
-def test_settings_that_nothing_fits_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     for level in (2, -3):
         with pytest.raises(ValueError, match=f"level is {level}, and FeatureSpec has 2 visual levels, from 0"):
             ICF(SPEC, level=level)
@@ -127,7 +127,7 @@ def test_settings_that_nothing_fits_are_refused() -> None:
         CDCL(contrasts=("vision",))
 
 
-def test_text_encoders_are_loaded_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+def test_text_encoders_load_without_output(capfd: pytest.CaptureFixture[str]) -> None:
     logging.enable_progress_bar()
     ICF(SPEC, mit=PARTS["mit"])
     assert capfd.readouterr() == ("", "") and logging.is_progress_bar_enabled()
@@ -176,7 +176,7 @@ def test_vision_is_pooled_over_the_mask_where_there_is_one():
     torch.testing.assert_close(found[0, 1], maps[0, 1].mean((-2, -1)))
 
 
-def test_the_example_puts_it_on_a_network_of_its_own(tmp_path):
+def test_the_example_runs(tmp_path):
     path = ROOT / "examples" / "plug_in.py"
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

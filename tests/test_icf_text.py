@@ -93,7 +93,7 @@ def test_channel_time_attention_starts_as_the_identity():
     assert ChannelTimeAttention(8)(maps, torch.ones(2, 3, dtype=torch.bool)).equal(maps)
 
 
-def test_channel_time_attention_sees_the_members_of_a_scope_alone():
+def test_channel_time_attention_stays_within_its_scope():
     torch.manual_seed(1)
     attention, maps = ChannelTimeAttention(3), torch.randn(2, 4, 3, 5)
     torch.nn.init.normal_(attention.value.weight)
@@ -124,7 +124,7 @@ def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
         assert found.window_of_frame[0, :frames].tolist() == first
 
 
-def test_a_frame_has_the_map_of_its_scope_and_a_scope_its_mean():
+def test_maps_of_frames_and_means_of_scopes():
     torch.manual_seed(0)
     levels, maps, valid = MultiLevelAttention(16, SMALL), features(2, 5)[0], torch.ones(2, 5, dtype=torch.bool)
     valid[1, 3:] = False
@@ -154,7 +154,7 @@ def test_padding_frames_and_other_clips_change_nothing(module, fusion):
         assert not text[1, 3:].any(), "padding has no text"
 
 
-def test_every_frame_has_its_own_text_and_levels_share_theirs(module, fusion):
+def test_frames_have_different_texts_and_scopes_share_theirs(module, fusion):
     visual, audio = features(1, 5)
     valid = torch.ones(1, 5, dtype=torch.bool)
     z = fusion(module(visual, audio, valid), valid)
@@ -181,7 +181,7 @@ def read(bank: PseudoWordBank, features: torch.Tensor) -> tuple[torch.Tensor, to
     return bank(features[None], torch.ones(1, len(features), dtype=torch.bool))[:2]
 
 
-def test_clips_that_share_most_of_their_features_choose_by_the_rest(encoder):
+def test_with_batch_norm_similar_clips_choose_different_texts(encoder):
     """Cosine 0.99 between clips: the share that chooses the most common text. Padding is left out."""
     generator = torch.Generator().manual_seed(0)
     features = 10 * torch.randn(24, generator=generator) + torch.randn(64, 24, generator=generator)
@@ -225,7 +225,7 @@ def test_words_learn_and_the_text_encoder_does_not(encoder):
     assert not encoder.model.training and not bank.train()._encoder[0].model.training
 
 
-def test_the_pull_moves_the_words_and_not_the_features(encoder):
+def test_the_pull_trains_the_words_and_not_the_features(encoder):
     bank = PseudoWordBank("frame", encoder, SMALL, 16).train()
     given = torch.randn(3, 16, requires_grad=True)
     _, pull = read(bank, given)
@@ -233,7 +233,7 @@ def test_the_pull_moves_the_words_and_not_the_features(encoder):
     assert given.grad is None and bank.match.weight.grad is None and bank.words.grad.any()
 
 
-def test_texts_are_encoded_every_nth_step_and_a_resumed_bank_goes_on_alike(encoder):
+def test_texts_are_encoded_every_nth_step_also_after_resuming(encoder):
     class Counting:
         widths, word_embedding = encoder.widths, staticmethod(encoder.word_embedding)
         calls = 0
@@ -308,7 +308,7 @@ every_source = pytest.mark.parametrize("source", [CLIP, XCLIP, CLAP], ids=["CLIP
 
 
 @every_source
-def test_every_published_class_takes_pseudo_words_and_stays_as_it_is(source):
+def test_published_text_encoders_take_pseudo_words_and_stay_frozen(source):
     """Tiny, with random weights: the hook works for each, each pseudo-word has a gradient, no weight has one."""
     encoder = tiny_encoder(source)
     before = copy.deepcopy(encoder.model.state_dict())
@@ -345,7 +345,7 @@ def test_padding_behind_a_sentence_changes_no_text(source):
 
 
 @every_source
-def test_a_bank_learns_through_every_published_class(source):
+def test_a_bank_learns_through_every_published_text_encoder(source):
     bank = PseudoWordBank("frame", tiny_encoder(source), SMALL, 12).train()
     chosen, pull = read(bank, torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
     (chosen.square().sum() + pull.sum()).backward()

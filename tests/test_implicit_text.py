@@ -56,7 +56,7 @@ def test_padding_changes_nothing(frames: int, padding: int, segment: int, seed: 
         assert torch.allclose(padded[level][:, :count], plain[level], atol=1e-5), level
 
 
-def test_a_last_short_segment_is_read_as_if_alone() -> None:
+def test_a_short_last_segment_is_read_as_if_alone() -> None:
     """Three frames in segments of two: the second segment's text depends on frame 3 and the video text only."""
     network = part(2)
     sound, visual, valid = evidence(1, 3)
@@ -73,7 +73,7 @@ def test_a_last_short_segment_is_read_as_if_alone() -> None:
     assert not torch.allclose(network(*changed, valid)["segment"][:, 1], last(sound, visual), atol=1e-2)
 
 
-def test_levels_see_their_scope() -> None:
+def test_levels_depend_on_their_scope() -> None:
     """A change of frame 4 reaches all its levels; other frames only through coarser levels."""
     network = part(2)
     sound, visual, valid = evidence(1, 4)
@@ -116,7 +116,7 @@ def test_all_levels_of_text_lie_near_the_vocabulary() -> None:
         assert (level @ directions <= (words @ directions).amax(0) + 1e-4).all()
 
 
-def test_a_word_reads_as_itself_whatever_its_length() -> None:
+def test_a_word_reads_as_itself_whatever_its_norm() -> None:
     vocabulary = part(1).vocabulary
     for scale in (0.1, 1.0, 10.0):
         assert vocabulary.similarity(scale * vocabulary.words()).argmax(-1).tolist() == list(range(8))

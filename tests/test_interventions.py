@@ -48,7 +48,7 @@ def output_of(batch: Batch, audio: Tensor) -> NetworkOutput:
     return NetworkOutput(torch.zeros_like(batch.masks), NetworkFeatures((), audio), encoded=encoded)
 
 
-def asked(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):
+def terms_at_zero(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):
     """Terms at zero logits, gradient of their sum by the logits [R,B,T,h,w] (None: none), and the network."""
     torch.manual_seed(0)
     audio = torch.randn(*batch.valid.shape, 8) if audio is None else audio
@@ -69,15 +69,15 @@ def test_under_another_sound_the_mask_vanishes() -> None:
     batch = random_batch(3)
     batch.onscreen = None
     for kind in ("other_sound", "orthogonal_sound"):
-        terms, gradient, _ = asked(batch, only(kind))
+        terms, gradient, _ = terms_at_zero(batch, only(kind))
         assert terms == {kind: pytest.approx(LOG2)}
         assert (gradient[0] > 0).equal(batch.masks > 0)
 
 
-def test_a_sound_of_nothing_in_the_frame_leaves_it_blank() -> None:
+def test_the_sound_of_an_absent_class_blanks_the_frame() -> None:
     """Clip i of 3 shows classes i and i + 1, so another clip's class may be on screen or not."""
     batch = random_batch(3)
-    _, gradient, network = asked(batch, only("other_sound"), audio := torch.randn(3, 2, 8))
+    _, gradient, network = terms_at_zero(batch, only("other_sound"), audio := torch.randn(3, 2, 8))
     sounds = network.calls[0][0]
     for clip in range(3):
         donor = next(i for i in range(3) if sounds[clip].equal(audio[i]))
@@ -86,19 +86,19 @@ def test_a_sound_of_nothing_in_the_frame_leaves_it_blank() -> None:
         assert (gradient[0, clip] > 0).equal(batch.masks[clip] > 0) or everywhere
 
 
-def test_the_sound_of_the_clip_before_is_wrong_in_frames_that_lack_it() -> None:
+def test_other_frames_uses_the_sound_of_the_previous_clip() -> None:
     batch = random_batch(3)
     batch.onscreen = None
-    terms, gradient, network = asked(batch, only("other_frames"), audio := torch.randn(3, 2, 8))
+    terms, gradient, network = terms_at_zero(batch, only("other_frames"), audio := torch.randn(3, 2, 8))
     assert terms == {"other_frames": pytest.approx(LOG2)} and (gradient[0] > 0).equal(batch.masks > 0)
     assert network.calls[0][0].equal(audio.roll(1, 0))
     batch.sounding[1] = batch.sounding[0]  # clip 1 may be segmented under the sound of clip 0
     batch.class_map[1] = batch.class_map[1].clamp(max=1)
-    _, gradient, _ = asked(batch, only("other_frames"))
+    _, gradient, _ = terms_at_zero(batch, only("other_frames"))
     assert gradient[0].flatten(1).any(1).tolist() == [True, False, True]
 
 
-def test_a_removed_source_takes_its_mask_along() -> None:
+def test_a_removed_source_loses_its_mask() -> None:
     """Class 0 above and class 1 below sound as e_0 + e_1 around a mean of zero; one of them is removed."""
     batch = random_batch(2, kinds=2)
     batch.sounding[:] = True
@@ -107,7 +107,7 @@ def test_a_removed_source_takes_its_mask_along() -> None:
     batch.masks = torch.nn.functional.avg_pool2d((batch.class_map > 0).float(), 4)
     audio, started = (torch.eye(8)[0] + torch.eye(8)[1]).expand(2, 2, 8), torch.tensor(True)
     means = {"class_means": torch.eye(8)[:2], "seen_classes": torch.tensor([True, True]), "started": started}
-    terms, gradient, network = asked(batch, only("removed_source"), audio, **means)
+    terms, gradient, network = terms_at_zero(batch, only("removed_source"), audio, **means)
     dice = 1 - 2 * 0.5 * 32 / (128 + 32)  # 32 cells stay; probability 0.5 in all 256
     assert terms == {"removed_source": pytest.approx(LOG2 + dice, rel=1e-5)}
     for clip, left in enumerate(network.calls[0][0][:, 0]):
@@ -116,10 +116,12 @@ def test_a_removed_source_takes_its_mask_along() -> None:
         stays = torch.zeros(16, 16, dtype=torch.bool)
         stays[4 - 4 * removed : 8 - 4 * removed, :8] = True
         assert (gradient[0, clip] < 0).equal(stays.expand(2, -1, -1))
-    assert asked(batch, only("removed_source"), audio)[0] == {"removed_source": 0}, "no class was heard alone yet"
+    assert terms_at_zero(batch, only("removed_source"), audio)[0] == {"removed_source": 0}, (
+        "no class was heard alone yet"
+    )
 
 
-def test_frames_of_unknown_classes_claim_nothing() -> None:
+def test_frames_of_unknown_classes_have_no_target() -> None:
     """A clip, and one frame of another; their sounds are not used for other clips either."""
     batch = random_batch(3)
     batch.onscreen = None
@@ -127,25 +129,25 @@ def test_frames_of_unknown_classes_claim_nothing() -> None:
     batch.sounding[1, 1], batch.class_map[1, 1] = False, 0
     known = batch.known
     assert known.tolist() == [[False, False], [True, False], [True, True]]
-    _, gradient, network = asked(batch, replace(ALL, count=2), audio := torch.randn(3, 2, 8))
+    _, gradient, network = terms_at_zero(batch, replace(ALL, count=2), audio := torch.randn(3, 2, 8))
     assert not gradient[:, ~known].any()
     sounds = network.calls[0][0].unflatten(0, (-1, 3))[:4]
     assert not any((sounds == unknown).all(-1).any() for unknown in audio[~known])
     assert gradient[:4, known].flatten(2).any(2).tolist() == [[True, True, False]] * 4, "a known donor's unknown frame"
 
 
-def test_all_clips_of_one_class_contradict_nothing() -> None:
+def test_clips_of_one_class_have_no_target() -> None:
     batch = random_batch(3)
     batch.sounding[:], batch.onscreen = torch.arange(5) == 0, None
-    terms, gradient, _ = asked(batch, ALL)
+    terms, gradient, _ = terms_at_zero(batch, ALL)
     assert set(terms.values()) == {0} and (gradient is None or not gradient.any())
 
 
-def test_unlabelled_frames_and_padding_are_asked_nothing() -> None:
+def test_unlabelled_frames_and_padding_have_no_target() -> None:
     batch = random_batch(3, frames=3)
     batch.labelled[:, 1] = False
     batch.valid[0, 2] = batch.labelled[0, 2] = False
-    _, gradient, network = asked(batch, ALL)
+    _, gradient, network = terms_at_zero(batch, ALL)
     frames = batch.labelled & batch.valid
     assert gradient[:, ~frames].any() == 0 and gradient.transpose(0, 2)[0].any()
     assert network.calls[0][1].equal(batch.valid.repeat(4, 1))
@@ -154,9 +156,9 @@ def test_unlabelled_frames_and_padding_are_asked_nothing() -> None:
 def test_one_call_decodes_every_sound() -> None:
     """K sounds of each kind, that of the clip before, and the own sound with a source removed."""
     batch = random_batch(3)
-    terms, gradient, network = asked(batch, replace(ALL, count=3))
+    terms, gradient, network = terms_at_zero(batch, replace(ALL, count=3))
     assert len(network.calls) == 1 and len(gradient) == 3 + 3 + 1 + 1 and tuple(terms) == KINDS
-    assert tuple(asked(batch, only("other_frames"))[0]) == ("other_frames",)
+    assert tuple(terms_at_zero(batch, only("other_frames"))[0]) == ("other_frames",)
 
 
 # Networks.
@@ -171,7 +173,7 @@ def labelled(clips: int = 3, frames: int = 2) -> tuple[Batch, tuple[Tensor, Tens
 
 @every_network
 @pytest.mark.parametrize("classes", [None, 6])
-def test_it_trains_every_network(name: str, classes: int | None) -> None:
+def test_interventions_train_every_network(name: str, classes: int | None) -> None:
     """The gradient reaches all layers of the mask, encoders included."""
     batch, given = labelled()
     network = small_network(name, train_visual=True, classes=classes).train()
@@ -191,7 +193,7 @@ def test_it_trains_every_network(name: str, classes: int | None) -> None:
 
 
 @every_network
-def test_nothing_of_it_stays_in_the_network(name: str) -> None:
+def test_interventions_leave_the_network_unchanged(name: str) -> None:
     """No parameters; batch statistics stay those of the factual sounds."""
     batch, given = labelled()
     part, states = Interventions(ALL, AUDIO, 5).train(), []
@@ -208,7 +210,7 @@ def test_nothing_of_it_stays_in_the_network(name: str) -> None:
 
 
 @every_network
-def test_what_padding_holds_changes_no_term(name: str) -> None:
+def test_the_content_of_padding_changes_no_term(name: str) -> None:
     batch, (frames, sound, valid) = labelled(3, 3)
     other_frames, other_sound, _ = random_clips(3, 3, seed=1)
     batch.valid[0, 2], batch.valid[1, 1:] = False, False
@@ -228,7 +230,7 @@ def test_what_padding_holds_changes_no_term(name: str) -> None:
     assert all(value > 0 for value in found[0].values())
 
 
-class Anew(nn.Module):
+class Unshared(nn.Module):
     """Network that decodes every sound from the pyramid, sharing nothing."""
 
     def __init__(self, network: Network) -> None:
@@ -240,15 +242,15 @@ class Anew(nn.Module):
 
 
 @every_network
-def test_what_depends_on_the_frames_alone_is_computed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_without_audio_are_computed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, (frames, sound, valid) = labelled()
     network, found, calls = small_network(name).double(), [], []
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     visual, encode = network.encode_frames(frames), type(network).encode_visual
     monkeypatch.setattr(type(network), "encode_visual", lambda *given: calls.append(None) or encode(*given))
     output = network(visual, sound.double(), valid)
-    anew = replace(output, encoded=Encoded(visual, output.encoded.audio))
-    for decoded, by in ((output, network), (anew, Anew(network))):
+    unshared = replace(output, encoded=Encoded(visual, output.encoded.audio))
+    for decoded, by in ((output, network), (unshared, Unshared(network))):
         torch.manual_seed(0)
         terms = Interventions(ALL, AUDIO, 5).double().train()(by, decoded, batch)
         found.append((terms, torch.autograd.grad(sum(terms.values()), trained, allow_unused=True, retain_graph=True)))
@@ -275,7 +277,7 @@ def test_masks_under_other_sounds_fade() -> None:
     assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1] / 2
 
 
-def test_the_learner_adds_the_weighted_terms() -> None:
+def test_the_train_module_adds_the_weighted_terms() -> None:
     batch = random_batch()
     settings = InterventionSettings(orthogonal_sound=0.5, other_frames=0.25, removed_source=2.0)
     found = []
@@ -296,7 +298,7 @@ def test_the_learner_adds_the_weighted_terms() -> None:
 # What is refused.
 
 
-def test_settings_that_make_no_sense() -> None:
+def test_invalid_settings_are_refused() -> None:
     for values in ({"count": 0}, {"other_frames": -1.0}, dict.fromkeys(KINDS, 0.0)):
         with pytest.raises(ValueError, match=r"count is 0|negative, or none"):
             InterventionSettings(**values)
@@ -304,14 +306,14 @@ def test_settings_that_make_no_sense() -> None:
         Interventions(ALL, 8, 0)
 
 
-def test_a_network_that_does_not_say_what_it_decoded() -> None:
+def test_a_network_without_encoded_outputs_is_refused() -> None:
     batch = random_batch()
     output = NetworkOutput(batch.masks, NetworkFeatures((), batch.waveforms))
     with pytest.raises(ValueError, match=r"must return NetworkOutput\.encoded"):
         Interventions(ALL, 8, 5)(Zeros(), output, batch)
 
 
-def test_a_run_in_which_they_would_change_nothing() -> None:
+def test_runs_that_cannot_use_them_are_refused() -> None:
     config = TrainConfig("mine", interventions=ALL)
     with pytest.raises(UserError, match="guided network has parts of its own"):
         build_train_module(config, small_model())

@@ -78,11 +78,13 @@ def test_two_processes_have_the_losses_of_one(recipe: str, source: Path, tmp_pat
     steps = [(row["step"], row["stage"]) for row in expected]
     assert steps == [(0, "train" if recipe == "tiny" else "pretrain"), (10, "train"), (10, "validation")]
     assert [(row["step"], row["stage"]) for row in found] == steps, "each row is written once"
-    for mine, his in zip(found, expected, strict=True):
-        assert mine.keys() == his.keys()
+    for mine, reference in zip(found, expected, strict=True):
+        assert mine.keys() == reference.keys()
         terms = mine.keys() - {"seconds", "stage", "gradient"}
-        assert {term: mine[term] for term in terms} == pytest.approx({term: his[term] for term in terms}, abs=1e-4)
-        assert mine.get("gradient", 0) == pytest.approx(his.get("gradient", 0), rel=1e-4)  # validation has none
+        assert {term: mine[term] for term in terms} == pytest.approx(
+            {term: reference[term] for term in terms}, abs=1e-4
+        )
+        assert mine.get("gradient", 0) == pytest.approx(reference.get("gradient", 0), rel=1e-4)  # validation has none
     for name in (recipe, "best"):
         weights = load_file(tmp_path / "two" / f"{name}.safetensors")
         assert all(torch.isfinite(value).all() for value in weights.values())

@@ -95,7 +95,9 @@ def test_arrays_give_the_masks_of_the_file(video: Path, frames: np.ndarray, soun
     check_same(SEGMENTER.segment(one_by_one, fps=fps, frame_rate=25, audio=sound, sample_rate=RATE), expected)
 
 
-def test_pairs_of_a_frame_and_its_sound_do_too(video: Path, frames: np.ndarray, sound: np.ndarray) -> None:
+def test_pairs_of_frame_and_audio_give_the_masks_of_the_file(
+    video: Path, frames: np.ndarray, sound: np.ndarray
+) -> None:
     """Except that channels are simply averaged: where they cancel each other, nothing is left."""
     pairs = zip(frames, np.split(sound, 160, axis=1), strict=True)
     if len(sound) == 1:
@@ -118,9 +120,7 @@ def test_bytes_and_binary_files_are_read_as_the_file(video: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-def test_another_sound_takes_the_place_of_the_own(
-    video: Path, frames: np.ndarray, tmp_path: Path, as_file: bool
-) -> None:
+def test_given_audio_replaces_that_of_the_video(video: Path, frames: np.ndarray, tmp_path: Path, as_file: bool) -> None:
     time = np.arange(round(6.4 * RATE)) / RATE
     other = (3000 * np.sin(2 * np.pi * 300 * time)).astype(np.int16)
     audio: dict = {"audio": other, "sample_rate": RATE}
@@ -167,7 +167,7 @@ RATES = {"frame_rate": 8, "sample_rate": RATE}
         (iter([(IMAGE[0], SOUND + np.inf)]), {"sample_rate": RATE}, "NaN or infinite"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_told_in_one_line(video: object, options: dict, told: str) -> None:
+def test_wrong_inputs_give_a_one_line_error(video: object, options: dict, told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
         SEGMENTER.segment(video, **options)
     assert "\n" not in str(caught.value)
@@ -197,7 +197,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("checkpoint", ["stamps", "natural"])
-def test_a_program_of_thirty_lines(scene: Path, checkpoint: str) -> None:
+def test_the_client_program_has_thirty_lines_and_runs(scene: Path, checkpoint: str) -> None:
     assert len(PROGRAM.read_text().splitlines()) <= 30
     done = subprocess.run([sys.executable, PROGRAM, scene, checkpoint], capture_output=True, text=True, check=True)
     assert not done.stderr
@@ -207,7 +207,7 @@ def test_a_program_of_thirty_lines(scene: Path, checkpoint: str) -> None:
     assert re.search("fire.truck", lines[1]) and "0.0%" in lines[4]
 
 
-def test_its_types_are_strict() -> None:
+def test_the_client_program_passes_strict_mypy() -> None:
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", PROGRAM]
     command += ["--cache-dir=.mypy_cache/client"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROGRAM.parents[1], check=False)
@@ -230,7 +230,7 @@ class Everything(LoudRed):
 
 
 @pytest.mark.parametrize("everything", [True, False])
-def test_the_json_is_as_its_schema_says(video: Path, tmp_path: Path, everything: bool) -> None:
+def test_segmentation_json_fits_its_schema(video: Path, tmp_path: Path, everything: bool) -> None:
     segmenter = Segmenter(Everything(), "all") if everything else SEGMENTER
     joined = tmp_path / "joined.mkv"
     joined.write_bytes(video.read_bytes() * (1 + everything))

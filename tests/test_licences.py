@@ -7,7 +7,7 @@ import pytest
 from tools import make_licences as licences
 
 
-def test_each_library_has_its_line():
+def test_each_library_is_listed():
     rows, names = licences.lines(licences.DOCUMENT.read_text(encoding="utf-8")), licences.direct()
     assert {"torch", "numpy", "av", "gradio", "transformers"} <= names.keys()
     told = {name: by for name, (_, by) in rows.items() if name in names}
@@ -16,7 +16,7 @@ def test_each_library_has_its_line():
     assert all(licence and licence not in ("UNKNOWN", "see its files") for licence, _ in rows.values())
 
 
-def test_the_document_is_what_the_command_writes():
+def test_the_command_writes_the_document():
     """Lines of extras that are not installed stay; a new library that is not installed is an error."""
     old = licences.DOCUMENT.read_text(encoding="utf-8")
     new = licences.document(old)

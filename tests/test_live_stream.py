@@ -48,7 +48,7 @@ def camera(seconds: float) -> Iterator[Pair]:
         yield picture(number), wave
 
 
-def test_each_mask_comes_as_soon_as_its_sound_is_there() -> None:
+def test_each_mask_comes_as_soon_as_its_audio() -> None:
     witness, given = Witness(), 0
 
     def counted() -> Iterator[Pair]:
@@ -68,7 +68,7 @@ def test_each_mask_comes_as_soon_as_its_sound_is_there() -> None:
     assert witness.seen[1:] == [shown[5 * (i // 5) : i + 1] for i in range(8)]
 
 
-def test_frames_and_sound_of_a_call_come_apart() -> None:
+def test_frames_and_audio_may_come_separately() -> None:
     witness, queue = Witness(), SimpleQueue[Pair | None]()
     for image, sound in camera(3):
         queue.put((image, None))
@@ -79,7 +79,7 @@ def test_frames_and_sound_of_a_call_come_apart() -> None:
 
 
 @pytest.mark.parametrize("checkpoint", ["stamps", "natural"])
-def test_a_clip_that_grows_is_the_same_as_the_clip(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_growing_clip_equals_the_whole_clip(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     predictor = icf_avs.load(checkpoint).predictor
     spec, generator = predictor.spec, torch.Generator().manual_seed(0)
@@ -112,7 +112,7 @@ def test_memory_is_flat_over_ten_minutes() -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("checkpoint", "most"), [("stamps", 1.5), ("natural", 3.0)])
-def test_a_file_in_real_time(
+def test_icf_live_keeps_real_time(
     checkpoint: str, most: float, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Needs two idle cores."""
@@ -125,7 +125,7 @@ def test_a_file_in_real_time(
     assert re.search("0:01-0:02  fire.truck", printed)
 
 
-def test_devices_of_ffmpeg(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ffmpeg_devices(capsys: pytest.CaptureFixture[str]) -> None:
     """Synthetic devices in place of camera and microphone."""
     devices = [
         "--camera",
@@ -143,7 +143,7 @@ def test_devices_of_ffmpeg(capsys: pytest.CaptureFixture[str]) -> None:
     assert "v4l2:/dev/none: cannot be read" in capsys.readouterr().err
 
 
-def test_a_wrong_path_is_said_before_a_model_is_loaded(
+def test_a_wrong_path_is_reported_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pretrained, "load", lambda *given: pytest.fail("a model is loaded"))

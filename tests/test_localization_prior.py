@@ -40,7 +40,7 @@ def test_silence_agrees_with_nothing() -> None:
     assert torch.allclose(words.agreement(nothing[None, None], nothing[None, None, None]), torch.tensor(-7.0))
 
 
-def test_agreement_moves_the_prior_where_it_is() -> None:
+def test_the_prior_adds_the_agreement() -> None:
     words, prior = vocabulary(), LocalizationPrior(DIM)
     tokens, sound, text = torch.randn(2, DIM, 3, 3), torch.randn(4, 2, DIM), torch.randn(4, 2, 5, DIM)
     both, seen = prior(tokens, sound, text, words)

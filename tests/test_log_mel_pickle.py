@@ -37,7 +37,7 @@ def released(windows: int) -> torch.Tensor:
         torch.randn(1, 1, 96, 64).expand(5, 1, 96, 64),  # one window five times
     ],
 )
-def test_a_released_pickle(tmp_path: Path, tensor: torch.Tensor, protocol: int) -> None:
+def test_released_pickles_are_read(tmp_path: Path, tensor: torch.Tensor, protocol: int) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(tensor, protocol=protocol))
     found = read_log_mel_pickle(tmp_path / "x.pkl")
     assert found.dtype == np.float32 and found.shape == (5, 1, 96, 64)
@@ -107,7 +107,7 @@ def test_a_pickle_with_code_is_refused_and_never_run(tmp_path: Path, name: str) 
     assert not mark.exists()
 
 
-def test_the_canary_sings_when_it_is_run(tmp_path: Path) -> None:
+def test_the_attacks_work_when_unpickled(tmp_path: Path) -> None:
     for name in ("os.system", "eval", "before a good tensor", "after a good tensor", "among the hooks"):
         mark = tmp_path / name.replace(" ", "_").replace(".", "_")
         with contextlib.suppress(Exception):
@@ -176,7 +176,7 @@ def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, lost, offset, size,
         (bytes(9 << 20), "more than log-mel windows take"),
     ],
 )
-def test_broken_files_are_said_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_broken_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pkl").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_log_mel_pickle(tmp_path / "x.pkl")

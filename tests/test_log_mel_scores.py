@@ -82,7 +82,7 @@ class Recorder(MaskPredictor):
         raise AssertionError("asked with log-mel")
 
 
-def test_what_stands_for_a_sound_in_log_mel(root: Path) -> None:
+def test_altered_audio_of_log_mel_sets(root: Path) -> None:
     folder = root / "Single-source"
     waves, records = read_set(folder, "test"), read_set(folder, "test", "log_mel")
     clip = records[0].load()

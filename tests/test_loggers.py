@@ -97,13 +97,13 @@ def test_nothing_is_sent_without_the_flag(data: StampsData, tmp_path: Path, monk
     assert not called and not (tmp_path / "wandb").exists() and not (tmp_path / "wandb-id.txt").exists()
 
 
-def test_the_flag_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wandb_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'icf-avs\[wandb\]'"):
         train(TINY, tmp_path, wandb=True)
 
 
-def test_the_flag_without_an_account(wandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_without_an_account_is_reported(wandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -113,7 +113,7 @@ def test_the_flag_without_an_account(wandb, tmp_path: Path, monkeypatch: pytest.
     assert "\n" not in str(raised.value)
 
 
-def test_wandb_kept_here(wandb, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline(wandb, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, W&B writes what it would send: loss terms and sample clips."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
