@@ -21,6 +21,7 @@ from PIL import Image
 
 OWN_SIZE = 192, 120  # width and height of videos of a custom data set
 NAMES = ("background", *(f"class-{i:02d}" for i in range(1, 70)), "woman")  # as many as the public 71
+Sprite = Image.Image | str | None
 
 
 @dataclass
@@ -106,6 +107,16 @@ def write_table(path: Path, header: str, rows: list[tuple]) -> None:
         writer.writerows(rows)
 
 
+def read_table(path: Path | str) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    """Contents of the files of a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
+
+
 def write_video(path: Path, frames: list[np.ndarray], fps: Fraction, samples: np.ndarray | None, rate=16_000) -> None:
     """Write frames as mp4, with AAC audio (samples int16 [n] or [n, 2]) unless None."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,17 +144,14 @@ def plain(index: int, second: int, size: tuple[int, int]):
 
 def _content(seed: int, name: str, split: str, seconds: int, size, sprite, silent: tuple[int, ...], value: int):
     if sprite == "plain":
-        drawn = [plain(seed, second, size) for second in range(seconds)]
-        masks = [np.uint8(value) * (mask & (second not in silent)) for second, (_, mask) in enumerate(drawn)]
-        return Written(name, split, [frame for frame, _ in drawn], masks, tone((2 * seed - 1) / 3, seconds))
-    drawn = [draw(seed, second, size, sprite) for second in range(seconds)]
+        drawn, pitch = [plain(seed, second, size) for second in range(seconds)], (2 * seed - 1) / 3
+    else:
+        drawn, pitch = [draw(seed, second, size, sprite) for second in range(seconds)], seed
     masks = [np.uint8(value) * (mask & (second not in silent)) for second, (_, mask) in enumerate(drawn)]
-    return Written(name, split, [frame for frame, _ in drawn], masks, tone(seed, seconds))
+    return Written(name, split, [frame for frame, _ in drawn], masks, tone(pitch, seconds))
 
 
-def write_s4(
-    root: Path, clips: list[tuple[str, int, str, str]], sprite: Image.Image | str | None = None
-) -> list[Written]:
+def write_s4(root: Path, clips: list[tuple[str, int, str, str]], sprite: Sprite = None) -> list[Written]:
     """clips: rows of the table (name, start, category, split)."""
     write_table(root / "s4_meta_data.csv", "name,start,category,split", clips)
     written = []
@@ -160,7 +168,7 @@ def write_s4(
     return written
 
 
-def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Image.Image | str | None = None) -> list[Written]:
+def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Sprite = None) -> list[Written]:
     """clips: rows of the table (video_id, split). The last mask of each clip is empty."""
     write_table(root / "ms3_meta_data.csv", "video_id,split", clips)
     written = []
@@ -177,11 +185,7 @@ def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Image.Image | st
 
 
 def write_avss(
-    root: Path,
-    clips: list[tuple],
-    names: tuple[str, ...] = NAMES,
-    first: int = 1,
-    sprite: Image.Image | str | None = None,
+    root: Path, clips: list[tuple], names: tuple[str, ...] = NAMES, first: int = 1, sprite: Sprite = None
 ) -> list[Written]:
     """clips: rows of the table (vid, uid, s_min, s_sec, a_obj, split, label); the first name in a_obj is the class.
 

@@ -11,7 +11,8 @@ import json
 import re
 import shlex
 import subprocess
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,8 @@ def blocks(text: str) -> list[Block]:
     found = []
     for match in _BLOCK.finditer(text):
         headings = re.findall(r"^#+ ([^\n]+)$", text[: match.start()], re.M)
-        line = text[: match.start("code")].count("\n") + 1
-        found.append(
-            Block(match["language"], match["code"], headings[-1] if headings else "", line, match["why"] is None)
-        )
+        heading, line = headings[-1] if headings else "", text[: match.start("code")].count("\n") + 1
+        found.append(Block(match["language"], match["code"], heading, line, match["why"] is None))
     return found
 
 
@@ -70,6 +69,15 @@ def understood(command: str) -> Namespace | None:
     """Parse a command line of `icf` (SystemExit if invalid); None for another program."""
     words = arguments(command)
     return None if words is None else build_parser().parse_args(_before_shell(words))
+
+
+def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    """A parser and those of all its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            for command in dict.fromkeys(action.choices.values()):
+                yield from parsers(command)
 
 
 def _before_shell(words: list[str]) -> list[str]:

@@ -36,9 +36,7 @@ class Placed(Tensor):
     @staticmethod
     def __new__(cls, values: Tensor, place: torch.device) -> Placed:
         if place.type == "mps" and values.dtype in (torch.float64, torch.complex128):
-            raise TypeError(
-                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
-            )
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype: the MPS framework doesn't support it.")
         return Tensor._make_wrapper_subclass(
             cls, values.shape, strides=values.stride(), storage_offset=values.storage_offset(), dtype=values.dtype
         )
@@ -100,9 +98,7 @@ def _place_of(func, args: tuple, kwargs: dict) -> torch.device:
     changed = args[0] if func._schema.is_mutable and args and isinstance(args[0], Tensor) else None
     if len(places) > 1 or (changed is not None and changed.device not in places):
         found = ", ".join(sorted({str(x.device) for x in tensors}))
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, {found}: {func}"
-        )
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found two devices, {found}: {func}")
     return places.pop()
 
 

@@ -20,6 +20,7 @@ import onnxruntime
 import pytest
 import torch
 from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
+from documents import parsers
 from PIL import Image
 from tagger_weights import published_weights
 
@@ -216,15 +217,7 @@ TEN_STEPS = ("stamps", "natural", "s4", "ms3", "avss")
 
 def command_help(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
     """Help of every command, without usage lines: Python versions wrap them differently."""
-    return {command.prog: _help(command) for command in _commands(build_parser())}
-
-
-def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command in dict.fromkeys(action.choices.values()):
-                yield from _commands(command)
+    return {command.prog: _help(command) for command in parsers(build_parser())}
 
 
 def _help(command: argparse.ArgumentParser) -> dict[str, Any]:

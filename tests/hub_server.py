@@ -41,11 +41,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if not home.is_dir():
             headers["X-Error-Code"] = "RepoNotFound"
         elif parts[4:5] == ["revision"]:
-            found = {
-                "id": "/".join(parts[2:4]),
-                "sha": commit,
-                "siblings": [{"rfilename": p.name} for p in home.iterdir()],
-            }
+            found = {"id": "/".join(parts[2:4]), "sha": commit}
+            found["siblings"] = [{"rfilename": path.name} for path in home.iterdir()]
             status, body = 200, json.dumps(found).encode()
         elif about:
             entries = [{"type": "file", "path": path.name, "size": 1, "oid": COMMIT} for path in home.iterdir()]

@@ -8,15 +8,11 @@ from typing import Any
 
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 _BOUNDS = {
-    "minimum": lambda value, bound: value >= bound,
-    "maximum": lambda value, bound: value <= bound,
-    "exclusiveMinimum": lambda value, bound: value > bound,
-    "exclusiveMaximum": lambda value, bound: value < bound,
-    "minItems": lambda value, bound: len(value) >= bound,
-    "minProperties": lambda value, bound: len(value) >= bound,
-    "pattern": lambda value, bound: re.search(bound, value),
-    "const": lambda value, bound: value == bound,
-}
+    "minimum": lambda value, bound: value >= bound, "maximum": lambda value, bound: value <= bound,
+    "exclusiveMinimum": lambda value, bound: value > bound, "exclusiveMaximum": lambda value, bound: value < bound,
+    "minItems": lambda value, bound: len(value) >= bound, "minProperties": lambda value, bound: len(value) >= bound,
+    "pattern": lambda value, bound: re.search(bound, value), "const": lambda value, bound: value == bound,
+}  # fmt: skip
 _OTHERS = {"$schema", "$defs", "$ref", "title", "description", "type", "anyOf", "items", "required", "properties",
            "additionalProperties"}  # fmt: skip
 

@@ -33,9 +33,7 @@ class NoPictures(nn.Module):
     channels = WIDTHS
 
 
-def small_model(
-    seed: int = 0, names: tuple[str, ...] = NAMES, semantic: bool = False, **switches: bool
-) -> SegmentationModel:
+def small_model(seed: int = 0, names: tuple = NAMES, semantic: bool = False, **switches: bool) -> SegmentationModel:
     """Guided network with dim 32 and pixel_dim 16; a part set to False by its name is left out."""
     torch.manual_seed(seed)
     parts: dict[str, Any] = {name: part if switches.get(name, True) else None for name, part in PARTS.items()}

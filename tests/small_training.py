@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,21 +17,14 @@ from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.training import run
 from icf_avs.training import trainer as trainer_module
 from icf_avs.training.composed_data import StampsData
+from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import train
 
 TINY = TrainConfig(
-    name="tiny",
-    model=ModelConfig(dim=32, pixel_dim=16),
-    data=DataConfig(images=16, clips=4, validation=8),
-    audio_pretrain_steps=4,
-    audio_pretrain_batch=8,
-    steps=6,
-    highres_steps=0,
-    batch=10,
-    clip_share=0.4,
-    warmup=2,
+    name="tiny", model=ModelConfig(dim=32, pixel_dim=16), data=DataConfig(images=16, clips=4, validation=8),
+    audio_pretrain_steps=4, audio_pretrain_batch=8, steps=6, highres_steps=0, batch=10, clip_share=0.4, warmup=2,
     checkpoint_every=1000,
-)
+)  # fmt: skip
 PARTS = ("implicit_text", "counterfactual", "contrastive")
 PLAIN = replace(TINY.model, **dict.fromkeys(PARTS))
 
@@ -46,6 +40,12 @@ def tiny_data() -> StampsData:
     return StampsData(TINY, None, 1, lambda *_: None)
 
 
+def random_names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
+    """Random unit vectors in place of name embeddings."""
+    vectors = torch.randn(len(classes), MINILM_DIM, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
 def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
     """Load scenes and frozen encoder once; use random vectors instead of the text encoder, which takes ten seconds."""
 
@@ -54,13 +54,16 @@ def stand_ins(data: StampsData, patch: pytest.MonkeyPatch) -> None:
         again.config = config
         return again
 
-    def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
-        vectors = torch.randn(len(classes), MINILM_DIM, generator=torch.Generator().manual_seed(0))
-        return torch.nn.functional.normalize(vectors, dim=-1)
-
     patch.setattr(run, "training_data", loaded)
-    patch.setattr(trainer_module, "embed_names", names)
+    patch.setattr(trainer_module, "embed_names", random_names)
     patch.setattr(trainer_module, "build_visual", lambda *_, **__: frozen_encoder())
+
+
+def two_steps(recipe: str) -> Callable[[], TrainConfig]:
+    """The recipe with two steps of a small network on small frames."""
+    config = RECIPES[recipe]()
+    model, spec = replace(config.model, dim=32, pixel_dim=16), replace(config.spec, image_size=64)
+    return lambda: replace(config, model=model, spec=spec, audio_pretrain_steps=1, steps=2, batch=10)
 
 
 def broken_off(folder: Path, config: TrainConfig, after: int, source: Path | None = None) -> None:

@@ -35,15 +35,11 @@ with unfinished_folder(Path(sys.argv[1])) as folder:
 
 
 def started(*arguments: str | Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment, pipe = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, *map(str, arguments)], env=environment, stdout=pipe, stderr=pipe, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup makes them ignore it
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])

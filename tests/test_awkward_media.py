@@ -324,10 +324,9 @@ def test_truncated_at_any_byte(tmp_path, name):
     ends = {*range(1, 16), *rng.sample(range(len(data)), 25), *range(len(data) - 8, len(data)), len(data)}
     for end in sorted(ends):
         path.write_bytes(data[:end])
+        out = tmp_path / "out" if end % 8 == 0 or end == len(data) else None
         try:
-            result = segment_video(
-                Witness(frames=2), path, tmp_path / "out" if end % 8 == 0 or end == len(data) else None
-            )
+            result = segment_video(Witness(frames=2), path, out)
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error) and "free some space" not in str(error)
             assert end < len(data)

@@ -54,9 +54,8 @@ def corpus(tmp_path_factory):
     segmenter = icf_avs.load("stamps")
     alone = {}
     for name, fps in (("day/a.mp4", 1.0), ("b, c.mp4", 2.0), ("long.mp4", 1.0)):
-        folder = segment_video(
-            segmenter.predictor, root / name, root / "alone", fps, THRESHOLD, checkpoint=segmenter.name
-        ).folder
+        given = segmenter.predictor, root / name, root / "alone", fps, THRESHOLD
+        folder = segment_video(*given, checkpoint=segmenter.name).folder
         alone[name] = (folder / "segmentation.json").read_bytes()
     assert any(frame["area"] for text in alone.values() for frame in json.loads(text)["frames"])
     return root, alone
@@ -321,7 +320,7 @@ def test_missing_ray_is_reported(corpus, settings, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("", "no video"), ("a.mp4 --manifest m.csv", "not both"), ("a.mp4 --jobs 2", "go with --manifest")],
+    [("", "no video"), ("a.mp4 --manifest m.csv", "not both")],  # more in test_cli_contracts.py
 )
 def test_conflicting_options_are_refused(line, words):
     args = build_parser().parse_args(["segment", "--out", "o", *line.split()])

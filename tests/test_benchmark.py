@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from avsbench_fixtures import read_files, read_table
 from avsbench_oracle import plain_read
 from PIL import Image
 
@@ -33,15 +33,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(
     ("dataset", "table", "columns", "splits"),
     [
@@ -52,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 )
 def test_s4_and_ms3_layouts(root: Path, dataset: str, table: str, columns: list, splits: list) -> None:
     """An independent reader finds every file; scenes.csv agrees with the masks."""
-    lines, scenes = rows(root / dataset / table), rows(root / dataset / "scenes.csv")
+    lines, scenes = read_table(root / dataset / table), read_table(root / dataset / "scenes.csv")
     assert [(list(line), line["split"]) for line in lines] == [(columns, split) for split in splits]
     for line, scene in zip(lines, scenes, strict=True):
         ((name, clip),) = plain_read(root / dataset, line["split"]).items()
@@ -71,7 +62,7 @@ def test_avss_layout(root: Path) -> None:
     base = root / "AVSS"
     names = json.loads((base / "label2idx.json").read_text())
     assert names["background"] == 0 and sorted(names.values()) == list(range(len(names)))
-    table = rows(base / "metadata.csv")
+    table = read_table(base / "metadata.csv")
     assert list(table[0]) == ["vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"]
     assert [row["label"] for row in table] == ["v1s"] * 3 + ["v1m"] * 3
     for row in table:
@@ -90,16 +81,16 @@ def test_avss_layout(root: Path) -> None:
 
 def test_any_number_of_workers_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
     write_stamps(tmp_path, seed=5, video=False, workers=2, **COUNTS)
-    assert contents(tmp_path) == contents(root)
+    assert read_files(tmp_path) == read_files(root)
 
 
 def test_a_second_call_writes_only_what_is_missing(root: Path) -> None:
-    before = contents(root)
+    before = read_files(root)
     record = min((root / "Multi-sources/.clips").iterdir())
     record.unlink()
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*.wav")}
     write_stamps(root, seed=5, video=False, workers=1, **COUNTS)
-    assert contents(root) == before
+    assert read_files(root) == before
     changed = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert changed and all(record.stem in str(path) for path in changed)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,25 +10,22 @@ import torch
 from tagger_weights import published_weights
 from torch import nn
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))
-
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import lower_precision as precision  # noqa: E402
-from benchmarks import memory as peak  # noqa: E402
-from benchmarks import models, optimisations, processes, scores, spectrograms, table, training, turns  # noqa: E402
-from benchmarks import segmenting as segmenting_module  # noqa: E402
-from benchmarks.data import decoding, loading  # noqa: E402
-from benchmarks.engines import engines  # noqa: E402
-from benchmarks.inference import inference  # noqa: E402
-from benchmarks.live import live  # noqa: E402
-from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig  # noqa: E402
-from icf_avs.encoders.registry import build_visual  # noqa: E402
-from icf_avs.errors import UserError  # noqa: E402
-from icf_avs.evaluation.metrics import f_curves  # noqa: E402
-from icf_avs.media.vggish_frontend import log_mel  # noqa: E402
-from icf_avs.networks.build import build_model  # noqa: E402
-from icf_avs.types import ClipSpec  # noqa: E402
+from benchmarks import __main__ as command
+from benchmarks import lower_precision as precision
+from benchmarks import memory as peak
+from benchmarks import models, optimisations, processes, scores, spectrograms, table, training, turns
+from benchmarks import segmenting as segmenting_module
+from benchmarks.data import decoding, loading
+from benchmarks.engines import engines
+from benchmarks.inference import inference
+from benchmarks.live import live
+from icf_avs.config import ContrastiveConfig, ImplicitTextConfig, ModelConfig
+from icf_avs.encoders.registry import build_visual
+from icf_avs.errors import UserError
+from icf_avs.evaluation.metrics import f_curves
+from icf_avs.media.vggish_frontend import log_mel
+from icf_avs.networks.build import build_model
+from icf_avs.types import ClipSpec
 
 pytestmark = pytest.mark.full
 
@@ -107,10 +102,8 @@ def test_engines_on_a_small_model(monkeypatch):
     parts = {"implicit_text": ImplicitTextConfig(free_words=3), "contrastive": ContrastiveConfig()}
     config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16, **parts)
     names = torch.nn.functional.normalize(torch.randn(2, 384), dim=-1)
-    model = build_model(
-        config, ClipSpec(image_size=64, frames=2), build_visual("efficientnet-lite0", random=True), names
-    ).eval()
-    found = named(engines(ONCE, model))
+    visual = build_visual("efficientnet-lite0", random=True)
+    found = named(engines(ONCE, build_model(config, ClipSpec(image_size=64, frames=2), visual, names).eval()))
     assert set(found) == {("engine-onnxruntime", "PyTorch"), ("engine-compiled", "PyTorch")}
 
 

@@ -45,9 +45,8 @@ class Cautious(Network):
         return AudioFeatures(sound)
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        return NetworkOutput(
-            self.logits(audio.token, audio.token.equal(self.batch.waveforms)), NetworkFeatures((), audio.token)
-        )
+        logits = self.logits(audio.token, audio.token.equal(self.batch.waveforms))
+        return NetworkOutput(logits, NetworkFeatures((), audio.token))
 
     def logits(self, sounds: Tensor, own: bool) -> Tensor:
         return self.batch.masks - 1.7 - (0.0 if own else 9.0)

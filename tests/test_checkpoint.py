@@ -25,6 +25,9 @@ from icf_avs.types import ClipSpec
 NAMES = ("bell", "cat", "dog")
 
 
+PLAIN = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))  # the baseline
+
+
 def built(seed: int, **parts: None) -> SegmentationModel:
     torch.manual_seed(seed)
     config = ModelConfig(NAMES, dim=32, pixel_dim=16, **parts)
@@ -44,30 +47,20 @@ def saved(model: SegmentationModel, tmp_path: Path) -> Path:
     return path
 
 
-def test_round_trip(model: SegmentationModel, saved: Path) -> None:
+@pytest.mark.parametrize(("parts", "words"), [({}, NAMES), (PLAIN, ())], ids=["whole", "baseline"])
+def test_round_trip(parts: dict, words: tuple[str, ...], tmp_path: Path) -> None:
+    model, path = built(1, **parts), tmp_path / "some" / "model.safetensors"
+    save_checkpoint(model, path, {"seed": 0, "name": "tiny"})
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=generator)
     waves = 0.1 * torch.randn(2, model.spec.window, generator=generator)
-    again = load_checkpoint(saved)
+    again = load_checkpoint(path)
     expected, found = Predictor(model).predict(frames, waves), Predictor(again).predict(frames, waves)
     assert found.logits.equal(expected.logits) and found.heard.equal(expected.heard)
-    assert found.words == expected.words == NAMES and found.heard.shape == (2, 3)
+    assert found.words == expected.words == words and found.heard.shape == (2, len(words))
     assert again.config == model.config and again.spec == model.spec and not again.training
-    assert read_recipe(saved) == {"seed": 0, "name": "tiny"}
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-
-
-def test_round_trip_of_the_baseline(tmp_path: Path) -> None:
-    plain = built(1, implicit_text=None, counterfactual=None, contrastive=None)
-    save_checkpoint(plain, tmp_path / "plain.safetensors", {})
-    again = load_checkpoint(tmp_path / "plain.safetensors")
-    frames, waves = torch.zeros(2, 64, 64, 3, dtype=torch.uint8), torch.zeros(2, plain.spec.window)
-    found = Predictor(again).predict(frames, waves)
-    assert (
-        found.logits.equal(Predictor(plain).predict(frames, waves).logits)
-        and found.words == ()
-        and found.heard.shape == (2, 0)
-    )
+    assert read_recipe(path) == {"seed": 0, "name": "tiny"}
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_the_running_mean_is_stored(tmp_path: Path) -> None:
@@ -107,10 +100,7 @@ SPOILT = {
     "text": (lambda path: path.write_text("weights\n" * 99), "not a safetensors file"),
     "truncated": (truncated, "not a safetensors file"),
     "no metadata": (rewritten(lambda metadata, state: metadata.clear()), "not a checkpoint of icf-avs"),
-    "another version": (
-        rewritten(lambda metadata, state: metadata.update(format="icf-avs/99")),
-        r"icf-avs/99.*icf-avs/1",
-    ),
+    "another version": (rewritten(lambda metadata, _: metadata.update(format="icf-avs/99")), r"icf-avs/99.*icf-avs/1"),
     "no configuration": (rewritten(lambda metadata, state: metadata.pop("config")), "damaged"),
     "configuration is no JSON": (rewritten(lambda metadata, state: metadata.update(config="{")), "damaged"),
     "no specification": (rewritten(lambda metadata, state: metadata.pop("spec")), "damaged"),

@@ -59,9 +59,7 @@ def test_evidence_of_a_single_word(bridge: ClassSimilarity, evidence: Classifier
     vectors = embed_with_minilm(NAMES)
     torch.testing.assert_close(found[:, :, 0], relevance(bridge, vectors, scores), atol=0.02, rtol=0.01)
     index, gates, _ = bridge.top_classes(vectors, 128)
-    share = torch.stack(
-        [(scores.softmax(1)[:, at] * gate[:, None, None]).sum(1) for at, gate in zip(index, gates, strict=True)]
-    )
+    share = torch.einsum("nrchw,rc->rnhw", scores.softmax(1)[:, index], gates)
     torch.testing.assert_close(found[:, :, 2], (share / 1e-3 + 1).log(), atol=0.02, rtol=0.01)
     whole = agreement(bridge, vectors, scores)  # of all 1000 classes, where `evidence` keeps the 128 nearest
     assert torch.corrcoef(torch.stack([found[:, :, 1].flatten(), whole.flatten()]))[0, 1] > 0.99

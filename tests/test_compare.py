@@ -42,9 +42,8 @@ def test_the_table_has_scores_and_what_differs(runs: list[Path]) -> None:
 
 def test_the_page_draws_every_term(runs: list[Path]) -> None:
     text = page([read_run(folder) for folder in runs])
-    figures = [
-        ET.fromstring(f"<figure>{part.partition('</figure>')[0]}</figure>") for part in text.split("<figure>")[1:]
-    ]
+    parts = [part.partition("</figure>")[0] for part in text.split("<figure>")[1:]]
+    figures = [ET.fromstring(f"<figure>{part}</figure>") for part in parts]
     captions = [figure.findtext("figcaption") for figure in figures]
     assert captions[0] == "loss: 1 to 3, 10 steps" and captions[1].startswith("validation: score")
     assert captions[2].startswith("<b>: 1")
@@ -71,9 +70,7 @@ def test_the_command_prints_and_writes(runs: list[Path], tmp_path: Path, capsys:
         ("recipe.json", "{}", "name a folder of `icf train`"),
     ],
 )
-def test_invalid_runs_give_a_one_line_error(
-    name: str, content: str | None, said: str, runs: list[Path], capsys: pytest.CaptureFixture
-) -> None:
+def test_invalid_runs_give_a_one_line_error(name: str, content: str | None, said: str, runs: list, capsys) -> None:
     path = runs[0] / name
     path.unlink() if content is None else path.write_text(content)
     assert main(["compare", *map(str, runs)]) == 2

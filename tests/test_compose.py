@@ -11,16 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from avsbench_fixtures import tone, write_wav
+from avsbench_fixtures import read_files, read_table, tone, write_wav
 from compose_material import SIZE, write_material
 from PIL import Image
 from pycocotools import mask as run_lengths
+from small_training import random_names, two_steps
 
 from icf_avs.__main__ import main
 from icf_avs.datasets.check import check_command
 from icf_avs.datasets.layouts import class_names, is_stamps, read_all, read_set
-from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.errors import UserError
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.compose.clips import label_image
@@ -49,14 +48,9 @@ def material(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Path
 
 @pytest.fixture(scope="session")
 def request_of(material: Path) -> Request:
-    return Request(
-        material / "coco/annotations/instances_val2017.json",
-        material / "ESC-50/meta/esc50.csv",
-        images=material / "coco/val2017",
-        mapping=material / "same.csv",
-        counts=COUNTS,
-        seed=3,
-    )
+    coco, sounds = material / "coco", material / "ESC-50/meta/esc50.csv"
+    annotations, more = coco / "annotations/instances_val2017.json", {"images": coco / "val2017", "counts": COUNTS}
+    return Request(annotations, sounds, mapping=material / "same.csv", seed=3, **more)
 
 
 @pytest.fixture(scope="session")
@@ -64,11 +58,6 @@ def composed(request_of: Request, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("composed") / "out"
     compose(request_of, out)
     return out
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_composed_set_is_complete(composed: Path, capsys: pytest.CaptureFixture[str]):
@@ -92,7 +81,6 @@ def test_the_composed_set_is_complete(composed: Path, capsys: pytest.CaptureFixt
 
 
 def test_masks_equal_the_annotations(composed: Path, material: Path, request_of: Request):
-    """Class ids of a whole image are those of its annotations."""
     images = find_images(request_of.pictures, request_of.images)
     document = json.loads(request_of.pictures.read_text())
     ids = {"cow": 1, "dog": 2, "horse": 3, "lamb": 4}
@@ -108,7 +96,7 @@ def test_masks_equal_the_annotations(composed: Path, material: Path, request_of:
 
 def test_splits_share_no_image_and_no_recording(composed: Path):
     pictures, sounds = {}, {}
-    for row in table(composed / "AVSS/sources.csv"):
+    for row in read_table(composed / "AVSS/sources.csv"):
         pictures.setdefault(row["picture"], set()).add(row["split"])
         for name in row["sounds"].split(";"):
             sounds.setdefault(name, set()).add(row["split"])
@@ -118,13 +106,10 @@ def test_splits_share_no_image_and_no_recording(composed: Path):
 
 
 def test_the_output_depends_only_on_the_seed(request_of: Request, composed: Path, tmp_path: Path):
-    def content(out: Path) -> dict[str, bytes]:
-        return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-
     compose(request_of, tmp_path / "again")
-    assert content(tmp_path / "again") == content(composed)
+    assert read_files(tmp_path / "again") == read_files(composed)
     compose(replace(request_of, seed=4), tmp_path / "again")
-    assert content(tmp_path / "again") != content(composed)
+    assert read_files(tmp_path / "again") != read_files(composed)
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["AVSS"]
 
 
@@ -141,26 +126,17 @@ def test_folders_and_two_training_steps(
     printed = capsys.readouterr().out
     assert "next: icf train composed --data set/AVSS" in printed and "horse" in printed
     assert not any(record.complete for record in read_set(tmp_path / "set/AVSS", "train"))
-
-    def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
-        return torch.nn.functional.normalize(torch.randn(len(classes), MINILM_DIM), dim=-1)
-
-    monkeypatch.setattr("icf_avs.training.trainer.embed_names", names)
-    config = RECIPES["composed"]()
-    model = replace(config.model, dim=32, pixel_dim=16)
-    tiny = replace(
-        config, model=model, audio_pretrain_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64)
-    )
-    monkeypatch.setitem(RECIPES, "composed", lambda: tiny)
+    monkeypatch.setattr("icf_avs.training.trainer.embed_names", random_names)
+    monkeypatch.setitem(RECIPES, "composed", two_steps("composed"))
     assert main(["train", "composed", "--data", "set/AVSS", "--out", "run"]) == 0
     assert main(["evaluate", "run/composed.safetensors", "--data", "set", "--out", "s.csv"]) == 0
-    protocols = {row["protocol"] for row in table(tmp_path / "s.csv")}
+    protocols = {row["protocol"] for row in read_table(tmp_path / "s.csv")}
     assert {"strict", "classes-argmax", "classes-masked"} <= protocols
 
 
 def test_unusable_recordings_are_skipped(request_of: Request, material: Path, tmp_path: Path):
     shutil.copytree(material / "ESC-50", tmp_path / "ESC-50")
-    rows = table(tmp_path / "ESC-50/meta/esc50.csv")
+    rows = read_table(tmp_path / "ESC-50/meta/esc50.csv")
     spoilt = [row["filename"] for row in rows if row["category"] == "dog"]
     (tmp_path / "ESC-50/audio" / spoilt[0]).write_bytes(b"no sound")
     request = replace(request_of, sounds=tmp_path / "ESC-50/meta/esc50.csv", counts=(("train", 8),))
@@ -173,7 +149,7 @@ def test_unusable_recordings_are_skipped(request_of: Request, material: Path, tm
 
 
 def test_files_of_one_recording_share_a_split(request_of: Request, material: Path, tmp_path: Path):
-    dogs = [row for row in table(material / "ESC-50/meta/esc50.csv") if row["category"] == "dog"]
+    dogs = [row for row in read_table(material / "ESC-50/meta/esc50.csv") if row["category"] == "dog"]
     lines = [f"{row['filename']},dog,one" for row in dogs]
     (tmp_path / "dogs.csv").write_text("\n".join(["filename,category,src_file", *lines, ""]))
     audio = material / "ESC-50/audio"

@@ -80,21 +80,12 @@ def test_another_size_is_refused(tmp_path: Path):
 
 
 BROKEN = {
-    "a flat list": dog(SQUARE),
-    "a point": dog([[20, 10]]),
-    "a line": dog([[20, 10, 60, 50]]),
-    "a line of three points": dog([[20, 10, 40, 30, 60, 50]]),
-    "no points": dog([[]]),
-    "no polygons": dog([]),
-    "an odd number": dog([[20, 10, 60, 10, 60, 50, 20]]),
-    "not a number": dog([[20, 10, 60, float("nan"), 60, 50]]),
-    "infinite": dog([[20, 10, 60, float("inf"), 60, 50]]),
-    "huge": dog([[20, 10, 1e12, 10, 60, 50]]),
-    "words": dog([["20", 10, 60, 10, 60, 50]]),
-    "a word": dog("20 10 60 10"),
-    "a number": dog(7),
-    "truth": dog([[True, 10, 60, 10, 60, 50]]),
-    "outside": dog([[-60, -50, -20, -50, -20, -10]]),
+    "a flat list": dog(SQUARE), "a point": dog([[20, 10]]), "a line": dog([[20, 10, 60, 50]]),
+    "a line of three points": dog([[20, 10, 40, 30, 60, 50]]), "no points": dog([[]]), "no polygons": dog([]),
+    "an odd number": dog([[20, 10, 60, 10, 60, 50, 20]]), "not a number": dog([[20, 10, 60, float("nan"), 60, 50]]),
+    "infinite": dog([[20, 10, 60, float("inf"), 60, 50]]), "huge": dog([[20, 10, 1e12, 10, 60, 50]]),
+    "words": dog([["20", 10, 60, 10, 60, 50]]), "a word": dog("20 10 60 10"), "a number": dog(7),
+    "truth": dog([[True, 10, 60, 10, 60, 50]]), "outside": dog([[-60, -50, -20, -50, -20, -10]]),
     "no segmentation": {"id": 1, "image_id": 1, "category_id": 1},
     "run lengths of another size": dog({"size": [60, 80], "counts": [0, 4800]}),
     "run lengths without a size": dog({"counts": [0, 19200]}),
@@ -105,14 +96,11 @@ BROKEN = {
     "run lengths of nothing": dog({"size": [HEIGHT, WIDTH], "counts": [19200]}),
     "text that is none": dog({"size": [HEIGHT, WIDTH], "counts": "~~~~\u20ac"}),
     "text that ends early": dog({"size": [HEIGHT, WIDTH], "counts": "PPPPPPPPPPPPPPPPPPPP"}),
-    "no counts": dog({"size": [HEIGHT, WIDTH]}),
-    "an unknown picture": dog([SQUARE], image_id=99),
+    "no counts": dog({"size": [HEIGHT, WIDTH]}), "an unknown picture": dog([SQUARE], image_id=99),
     "an unknown category": dog([SQUARE], category_id=99),
     "a list for a number": dog([SQUARE], image_id=[1], category_id={}),
-    "no category": {"id": 1, "image_id": 1, "segmentation": [SQUARE]},
-    "no object": "dog",
-    "nothing": None,
-}
+    "no category": {"id": 1, "image_id": 1, "segmentation": [SQUARE]}, "no object": "dog", "nothing": None,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -24,7 +24,6 @@ def test_every_recipe_survives_json(name: str) -> None:
 
 
 def test_earlier_names_are_read_from_files_and_refused_in_code() -> None:
-    """EARLIER maps old names to existing fields; old metadata is read with them."""
     classes = {cls.__name__: cls for cls in (*vars(config).values(), SC) if isinstance(cls, type)}
     for name, fields in EARLIER.items():
         known = {field.name for field in dataclasses.fields(classes[name])}

@@ -48,9 +48,7 @@ def test_gaussian_of_weighted_tokens() -> None:
     assert torch.isfinite(tokens.grad).all()
 
 
-def loss(
-    anchor: Gaussian, positive: Gaussian, allowed: Tensor, extra=(), temperature: Tensor = ONE, present=None
-) -> float:
+def loss(anchor: Gaussian, positive: Gaussian, allowed: Tensor, extra=(), temperature=ONE, present=None) -> float:
     present = torch.ones(len(allowed), dtype=torch.bool) if present is None else present
     return float(info_nce(anchor, positive, allowed, list(extra), temperature, present))
 
@@ -112,7 +110,6 @@ def contrast(batch: Batch, name: str = "contrast", **switches: bool) -> float:
 
 
 def test_clips_of_one_class_have_only_silent_regions_as_negatives() -> None:
-    """Clips of one class are no negatives of each other; clips of two classes are, which adds to the loss."""
     same, different = random_batch(2, kinds=5), random_batch(2, kinds=5)
     same.sounding[1] = same.sounding[0]
     assert 0 < contrast(same, counterfactual=False) < contrast(different, counterfactual=False)

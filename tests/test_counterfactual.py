@@ -34,9 +34,7 @@ def cosines(factual: Tensor, counterfactuals: Tensor, mean: Tensor) -> Tensor:
     return gram[..., upper[0], upper[1]]
 
 
-def draw(
-    seed: int, lead: tuple[int, ...], dim: int, count: int, common: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draw(seed: int, lead: tuple[int, ...], dim: int, count: int, common: float) -> tuple[Tensor, ...]:
     """factual, proposals, mean, norms; common: scale of the mean."""
     generator = torch.Generator().manual_seed(seed)
     mean = common * torch.randn(dim, generator=generator)
@@ -66,9 +64,8 @@ def test_bfloat16_within_its_resolution(seed: int, count: int) -> None:
     torch.manual_seed(seed)
     counterfactuals = orthogonalize(*parts)
     assert counterfactuals.dtype == torch.bfloat16
-    assert (
-        cosines(parts[0], counterfactuals, parts[2]).max() < 0.02
-    )  # float32 inside: only the result is rounded, by 2^-9
+    # Computed in float32: only the result is rounded, by 2^-9.
+    assert cosines(parts[0], counterfactuals, parts[2]).max() < 0.02
     assert torch.allclose((counterfactuals - parts[2]).float().norm(dim=-1), parts[3].float(), rtol=0.02)
 
 
@@ -108,16 +105,11 @@ def test_counterfactuals_differ() -> None:
     for i in range(5):
         assert ((counterfactuals[i] - factual).norm(dim=-1) >= norms[i] * 0.999).all()
         for j in range(i):
-            assert (
-                (counterfactuals[i] - counterfactuals[j]).norm(dim=-1) >= torch.maximum(norms[i], norms[j]) * 0.999
-            ).all()
-    part = GuidedCounterfactualSampler(16, 6, 2, words=False)
-    sound = torch.randn(6, 2, 16)
-    kinds = torch.eye(6, dtype=torch.bool)
-    first, second = (
-        part(sound, throughout(kinds, sound), every(sound)),
-        part(sound, throughout(kinds, sound), every(sound)),
-    )
+            distance = (counterfactuals[i] - counterfactuals[j]).norm(dim=-1)
+            assert (distance >= torch.maximum(norms[i], norms[j]) * 0.999).all()
+    part, sound = GuidedCounterfactualSampler(16, 6, 2, words=False), torch.randn(6, 2, 16)
+    kinds = throughout(torch.eye(6, dtype=torch.bool), sound)
+    first, second = (part(sound, kinds, every(sound)) for _ in range(2))
     assert (first.sounds - second.sounds).norm(dim=-1).mean() > 1
 
 
@@ -168,9 +160,7 @@ def test_counterfactuals_never_share_a_class_with_the_clip(data: st.DataObject, 
     shared = (counterfactuals.classes & kinds).any(-1)
     assert not (shared & ~kinds.all(1)).any()
     assert not (shared & counterfactuals.known).any(), "where all kinds sound, a word is one of them: not known"
-    assert not (counterfactuals.known & ~counterfactuals.classes.any(-1)).any(), (
-        "a rival that is known must be of some kind"
-    )
+    assert not (counterfactuals.known & ~counterfactuals.classes.any(-1)).any(), "a known one must have a class"
 
 
 def test_counterfactuals_lie_in_the_plane_of_factual_and_donor() -> None:
@@ -314,7 +304,6 @@ def test_counterfactuals_have_no_gradient_and_the_generator_learns() -> None:
 
 
 def test_padding_has_no_effect() -> None:
-    """Mean, drawn norms and generator fit do not depend on the content of padding."""
     part, found = GuidedCounterfactualSampler(16, 5, 2, words=True).train(), []
     vocabulary, kinds = Vocabulary(torch.randn(5, 8), 2, 16), torch.eye(3, 5, dtype=torch.bool)
     sound, valid = torch.randn(3, 4, 16), torch.arange(4) < torch.tensor([4, 2, 3])[:, None]

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from avsbench_fixtures import OWN_SIZE, write_left_third
+from avsbench_fixtures import OWN_SIZE, read_table, write_left_third
 from clip_maker import make_clip, number_in, tone
+from small_training import random_names, two_steps
 
 from icf_avs.__main__ import main
 from icf_avs.datasets.check import check_command
 from icf_avs.datasets.custom_dataset import read_videos
 from icf_avs.datasets.dataset import ClipDataset
 from icf_avs.datasets.layouts import class_names, read_all, read_set
-from icf_avs.encoders.text_encoders import MINILM_DIM
 from icf_avs.errors import UserError
 from icf_avs.training.recipes import RECIPES
 from icf_avs.types import ClipSpec
@@ -28,11 +25,12 @@ NAMES = ("bark", "drum", "horn", "train")  # video names
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    """Use a separate cache of cut clips."""
+def stand_ins(tmp_path_factory: pytest.TempPathFactory):
+    """A separate cache of cut clips, and no text encoder, which takes ten seconds to load."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setattr("icf_avs.datasets.custom_dataset.cache_dir", lambda: folder)
+        patch.setattr("icf_avs.training.trainer.embed_names", random_names)
         yield
 
 
@@ -43,27 +41,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "videos").mkdir()
     for i, name in enumerate(NAMES):
         seconds = 7 if name == "train" else 3
-        make_clip(
-            root / "videos" / f"{name}.mp4", seconds=seconds, fps=10, size=OWN_SIZE, sound=tone(seconds) * (i + 1) / 4
-        )
+        sound = tone(seconds) * (i + 1) / 4
+        make_clip(root / "videos" / f"{name}.mp4", seconds=seconds, fps=10, size=OWN_SIZE, sound=sound)
         for second in (0, 2, 6) if name == "train" else (0, 2):
             write_left_third(root / "masks" / name / f"{second:06d}.png", 1 + i % 2)
     (root / "classes.txt").write_text("dog\ndrum\n")
     (root / "clips.csv").write_text("name,split\nbark,train\ndrum,train\nhorn,val\ntrain,test\n")
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def text_encoder():
-    """Random vectors stand for the names: the real encoder takes ten seconds to load."""
-
-    def names(encoder: str, classes: tuple[str, ...]) -> torch.Tensor:
-        vectors = torch.randn(len(classes), MINILM_DIM, generator=torch.Generator().manual_seed(0))
-        return torch.nn.functional.normalize(vectors, dim=-1)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icf_avs.training.trainer.embed_names", names)
-        yield
 
 
 @pytest.fixture
@@ -112,9 +96,8 @@ def test_a_changed_video_is_cut_again(own: Path):
 
 def test_a_class_for_each_video_instead_of_ids(own: Path):
     (own / "classes.txt").unlink()
-    (own / "clips.csv").write_text(
-        "name,split,class\nbark,train,dog\ndrum,train,drum;dog\nhorn,val,horn\ntrain,test,train\n"
-    )
+    rows = "bark,train,dog\ndrum,train,drum;dog\nhorn,val,horn\ntrain,test,train\n"
+    (own / "clips.csv").write_text(f"name,split,class\n{rows}")
     for path in (own / "masks").rglob("*.png"):
         write_left_third(path, 255)
     assert class_names(own) == ("dog", "drum", "horn", "train")
@@ -136,20 +119,12 @@ def test_splits_without_a_table_follow_the_names(own: Path):
     assert sum(splits[name] != again[name] for name in ("drum", "horn", "train")) <= 1
 
 
-def short(name: str) -> Callable:
-    config = RECIPES[name]()
-    model = replace(config.model, dim=32, pixel_dim=16)
-    return lambda: replace(
-        config, model=model, audio_pretrain_steps=1, steps=2, batch=10, spec=replace(config.spec, image_size=64)
-    )
-
-
 @pytest.mark.parametrize("ids", [True, False], ids=["class ids", "masks alone"])
 def test_train_check_evaluate_and_probe(
     ids: bool, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(RECIPES, "own", short("own"))
+    monkeypatch.setitem(RECIPES, "own", two_steps("own"))
     if not ids:
         (own / "classes.txt").unlink()
         for path in (own / "masks").rglob("*.png"):
@@ -159,11 +134,8 @@ def test_train_check_evaluate_and_probe(
     assert "train      2 clips" in out and "fit for use" in out and "published" not in out
     assert main(["train", "own", "--data", "own", "--out", "run"]) == 0
     assert main(["evaluate", "run/own.safetensors", "--data", "own"]) == 0
-    with open("results/avsbench.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {(row["test_set"], row["audio"], row["clips"]) for row in rows} == {
-        ("own", audio, "2") for audio in ("true", "silence", "noise")
-    }
+    scored = {(row["test_set"], row["audio"], row["clips"]) for row in read_table("results/avsbench.csv")}
+    assert scored == {("own", audio, "2") for audio in ("true", "silence", "noise")}
     assert main(["segment", "own/videos/bark.mp4", "--out", "masks", "--checkpoint", "run/own.safetensors"]) == 0
 
 
@@ -236,9 +208,7 @@ def test_a_check_names_all_faults_at_once(own: Path, capsys: pytest.CaptureFixtu
         (lambda own: (own / "clips.csv").write_text("video,split\nbark,train\n"), "table"),
     ],
 )
-def test_a_check_names_a_fault_once(
-    spoil: Callable[[Path], object], heading: str, own: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_check_names_a_fault_once(spoil: Callable, heading: str, own: Path, capsys: pytest.CaptureFixture[str]):
     spoil(own)
     assert check_command(own) == 1
     printed = capsys.readouterr().out

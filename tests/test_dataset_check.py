@@ -197,9 +197,8 @@ def test_only_ten_problems_of_a_category_are_listed(tmp_path: Path, capsys) -> N
 
 def test_notes_do_not_make_a_set_unfit(tmp_path: Path) -> None:
     rows = [*AVSS, ("a", "a_5000_10000", 0, 5, "no-such-name", "test", "v1m")]
-    fixtures.write_avss(
-        tmp_path, [row if row[4] in fixtures.NAMES else (*row[:4], "class-01", *row[5:]) for row in rows]
-    )
+    named = [row if row[4] in fixtures.NAMES else (*row[:4], "class-01", *row[5:]) for row in rows]
+    fixtures.write_avss(tmp_path, named)
     table(tmp_path, lambda lines: [*lines[:-1], [c.replace("class-01", "no-such-name") for c in lines[-1]]])
     wav(tmp_path, 44_100)
     for path in tmp_path.rglob("frames"):  # what file browsers leave behind

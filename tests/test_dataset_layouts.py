@@ -41,9 +41,8 @@ def test_our_reader_equals_an_independent_one(home, stamps_sets, source, folder)
 
 
 def test_native_size(home, tmp_path) -> None:
-    record = next(
-        record for record in read_set(home[0] / "AVSS", "test") if record.frame_paths[0].parents[2].name == "v2"
-    )
+    records = read_set(home[0] / "AVSS", "test")
+    record = next(record for record in records if record.frame_paths[0].parents[2].name == "v2")
     native, squashed = record.load(None), record.load()
     assert native.frames.shape == (10, 144, 256, 3) and native.masks.shape == (10, 144, 256)
     assert squashed.frames.shape == (10, 224, 224, 3) and squashed.masks.max() == 70

@@ -121,9 +121,7 @@ def test_a_second_call_writes_only_what_is_missing(tmp_path) -> None:
 def test_any_number_of_workers_gives_the_same_files(tmp_path) -> None:
     one, two = videos(tmp_path / "one"), videos(tmp_path / "two")
     assert prepare_set(one, 1)["written"] == prepare_set(two, 2)["written"] == 5
-    files = [
-        {str(p.relative_to(r)): p.read_bytes() for p in r.rglob("ms3_data/*/*/*") if p.is_file()} for r in (one, two)
-    ]
+    files = [fixtures.read_files(root, "ms3_data/*/*/*") for root in (one, two)]
     assert files[0] == files[1] and len(files[0]) == 30
 
 
@@ -136,12 +134,8 @@ def test_errors_are_collected_and_named(tmp_path, capsys) -> None:
     fixtures.write_video(paths[3], numbered(125), Fraction(25), fixtures.tone(0, 0.5))
     assert prepare_command(root, 1) == 1
     out = capsys.readouterr().out.splitlines()
-    for line, path, message in zip(
-        out[:4],
-        paths,
-        ["has no video in raw_videos", "not a video", "has no sound", "less than one window"],
-        strict=False,
-    ):
+    told = ["has no video in raw_videos", "not a video", "has no sound", "less than one window"]
+    for line, path, message in zip(out[:4], paths[:4], told, strict=True):
         assert line.startswith(f"clip {path.stem}: ") and message in line
     assert out[4].endswith("5 clips, 1 written now, 0 complete before, 4 not possible") and len(out) == 5
     assert prepare_command(root, 1) == 1

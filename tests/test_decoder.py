@@ -35,9 +35,7 @@ def test_several_sounds_have_the_logits_and_gradients_of_each_alone(repeats: int
     found = decoded(decoder, given)
     weight = torch.randn_like(found)
     tokens, fine, *sounds = given
-    alone = [
-        decoded(decoder, [tokens, fine, *(each[number : number + 1] for each in sounds)]) for number in range(repeats)
-    ]
+    alone = [decoded(decoder, [tokens, fine, *(each[i : i + 1] for each in sounds)]) for i in range(repeats)]
     wanted = torch.cat(alone)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert (found[0] - found[1]).abs().max() > 1e-3  # sounds differ

@@ -19,9 +19,8 @@ class MarksEverything(MaskPredictor):
         self.spec = ClipSpec()
 
     def predict(self, frames, waves):
-        return Prediction(
-            torch.ones(len(frames), 8, 8), torch.tensor([[0.9, 0.1]]).repeat(len(frames), 1), self.classes
-        )
+        heard = torch.tensor([[0.9, 0.1]]).repeat(len(frames), 1)
+        return Prediction(torch.ones(len(frames), 8, 8), heard, self.classes)
 
 
 def test_demo(tmp_path, monkeypatch, capsys):

@@ -37,12 +37,8 @@ def test_mean_logits_equal_the_classifier(network: EfficientNetLite0, evidence: 
     frames = torch.randint(0, 256, (2, 160, 128, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.inference_mode():
         pyramid = network(frames)
-        torch.testing.assert_close(
-            evidence.logits(pyramid[-1]).mean((2, 3)),
-            network.classifier(F.relu6(network.head(pyramid[-1])).mean((2, 3))),
-            atol=1e-4,
-            rtol=1e-4,
-        )
+        expected = network.classifier(F.relu6(network.head(pyramid[-1])).mean((2, 3)))
+        torch.testing.assert_close(evidence.logits(pyramid[-1]).mean((2, 3)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_one_position_by_hand(network: EfficientNetLite0, evidence: DenseClassifier) -> None:
@@ -88,21 +84,13 @@ def test_a_state_dict_replaces_the_text_encoder(bridge: ClassSimilarity) -> None
 
 @pytest.mark.parametrize(
     ("stem", "word"),
-    [
-        ("vehicles/emergency/firetruck", "fire engine"),
-        ("animals/birds/hen", "hen"),
-        ("animals/mammals/equines/zebra", "zebra"),
-        ("animals/mammals/dogs/dog", "dog"),
-    ],
-)
+    [("vehicles/emergency/firetruck", "fire engine"), ("animals/birds/hen", "hen"),
+     ("animals/mammals/equines/zebra", "zebra"), ("animals/mammals/dogs/dog", "dog")],
+)  # fmt: skip
 def test_relevance_finds_a_stamp(
-    stem: str,
-    word: str,
-    catalog: Catalog,
-    network: EfficientNetLite0,
-    evidence: DenseClassifier,
+    stem: str, word: str, catalog: Catalog, network: EfficientNetLite0, evidence: DenseClassifier,
     bridge: ClassSimilarity,
-) -> None:
+) -> None:  # fmt: skip
     picture = Image.new("RGB", (384, 384), (120, 150, 180))
     stamp = Image.open(catalog.image_path(stem)).convert("RGBA")
     scale = 176 / max(stamp.size)

@@ -136,9 +136,7 @@ def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
     )  # fmt: skip
 
 
-def learnt(
-    given: Given, model: SegmentationModel, batch: Batch, stage: str = "train", config: TrainConfig = TINY
-) -> Any:
+def learnt(given: Given, model: SegmentationModel, batch: Batch, stage="train", config: TrainConfig = TINY) -> Any:
     """One training step: loss terms and gradient norm, then optimizer and running means. config: plug-ins."""
     torch.manual_seed(0)
     train_module = build_train_module(config, copy.deepcopy(model)).to(given.device).train()
@@ -188,15 +186,13 @@ def evaluated(given: Given) -> Any:
 def evaluated_by_class(given: Given) -> Any:
     root = given.sets / "AVSS"
     names = class_names(root)
-    return evaluate_semantic(
-        Predictor(on(given.device, semantic(names))), read_set(root, "test"), ("background", *names), clips=1
-    )
+    predictor = Predictor(on(given.device, semantic(names)))
+    return evaluate_semantic(predictor, read_set(root, "test"), ("background", *names), clips=1)
 
 
 def probed(given: Given) -> Any:
-    found = evaluate_robustness(
-        Predictor(on(given.device, stamps())), read_set(given.sets / "Multi-sources", "test"), clips=1
-    )
+    records = read_set(given.sets / "Multi-sources", "test")
+    found = evaluate_robustness(Predictor(on(given.device, stamps())), records, clips=1)
     return {str(key): values for key, values in found.scores.items()}
 
 
@@ -219,9 +215,8 @@ def loaded(given: Given) -> Any:
 def answered(given: Given) -> Any:
     store = given.folder / f"page-{given.device.type}"
     store.mkdir()
-    return run_inference(
-        Segmenter(Predictor(on(given.device, stamps())), "stamps"), given.video, store, Limits()
-    ).summary.encode()
+    segmenter = Segmenter(Predictor(on(given.device, stamps())), "stamps")
+    return run_inference(segmenter, given.video, store, Limits()).summary.encode()
 
 
 def exported(given: Given) -> Any:

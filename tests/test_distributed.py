@@ -118,16 +118,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
-@pytest.mark.parametrize(
-    ("world", "turns", "network"),
-    [
-        (2, 1, "guided"),
-        *(
-            pytest.param(*case, marks=pytest.mark.full)
-            for case in [(3, 1, "guided"), (2, 2, "guided"), (2, 1, "query"), (3, 1, "query"), (2, 1, "tpavi")]
-        ),
-    ],
-)
+def full(*cases: tuple) -> list:
+    return [pytest.param(*case, marks=pytest.mark.full) for case in cases]
+
+
+MORE = full((3, 1, "guided"), (2, 2, "guided"), (2, 1, "query"), (3, 1, "query"), (2, 1, "tpavi"))
+MORE_HOSTS = full((3, "query"), (2, "tpavi"), (3, "avsegformer"))
+
+
+@pytest.mark.parametrize(("world", "turns", "network"), [(2, 1, "guided"), *MORE])
 def test_several_processes_train_as_one(world: int, turns: int, network: str, run: Any) -> None:
     """Networks other than the guided one train with interventions."""
     (expected, weights), (found, other) = run(1, turns, network), run(world, turns, network)
@@ -138,15 +137,8 @@ def test_several_processes_train_as_one(world: int, turns: int, network: str, ru
         for name, gradient in gradients.items():
             # As near as the order of float32 sums leaves them on AMD and Intel processors: 1.4e-3 at most.
             assert (others[name] - gradient).norm() < 2e-3 * gradient.norm() + 1e-6, name
-    guided = {
-        "contrast",
-        "visual_counterfactual",
-        "source_removal",
-        "counterfactual",
-        "generator",
-        "semantic",
-        "extra_audio",
-    }
+    guided = {"contrast", "visual_counterfactual", "source_removal", "counterfactual", "generator", "semantic"}
+    guided.add("extra_audio")
     kinds = {"other_sound", "orthogonal_sound", "other_frames", "removed_source"}
     asked = guided if network == "guided" else kinds
     assert asked <= found[1][0].keys() and all(found[2][0][name] > 0 for name in asked & kinds)
@@ -154,13 +146,7 @@ def test_several_processes_train_as_one(world: int, turns: int, network: str, ru
     assert differences.abs().mean() < 1e-8, "a hundredth of what a step moves a weight"
 
 
-@pytest.mark.parametrize(
-    ("world", "network"),
-    [
-        (2, "query"),
-        *(pytest.param(*case, marks=pytest.mark.full) for case in [(3, "query"), (2, "tpavi"), (3, "avsegformer")]),
-    ],
-)
+@pytest.mark.parametrize(("world", "network"), [(2, "query"), *MORE_HOSTS])
 def test_several_processes_train_the_plug_in_as_one(world: int, network: str, run: Any) -> None:
     """Terms, diagnostics and gradients, of the network and of ICF, to 1e-4."""
     (expected, _), (found, _) = run(1, network=f"{network}-icf"), run(world, network=f"{network}-icf")

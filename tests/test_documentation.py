@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from avsbench_fixtures import NAMES, write_avss, write_left_third, write_ms3, write_s4
+from avsbench_fixtures import NAMES, read_table, write_avss, write_left_third, write_ms3, write_s4
 from clip_maker import make_clip, tone
 from compose_material import write_material
 from documents import ROOT, blocks, commands, notebook_code, read, run_document, understood
@@ -28,20 +27,15 @@ SPLITS = ("train", "train", "val", "test", "test")
 
 
 def tiny(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
-    """The same recipe with two steps of a narrow network on small pictures."""
+    """The same recipe with two steps of a narrow network on small frames."""
     config = make()
     return lambda: replace(
-        config,
-        model=replace(config.model, dim=32, pixel_dim=16, heads=4, layers=1),
+        config, model=replace(config.model, dim=32, pixel_dim=16, heads=4, layers=1),
         icf=config.icf and replace(config.icf, mit=config.icf.mit and replace(config.icf.mit, dim=32, width=16)),
         data=DataConfig(images=8, clips=2, highres_images=2, highres_clips=1, validation=4),
-        spec=replace(config.spec, image_size=64),
-        batch=2 * config.spec.frames,
-        audio_pretrain_steps=min(config.audio_pretrain_steps, 1),
-        steps=2,
-        highres_steps=min(config.highres_steps, 1),
-        highres_size=96,
-    )
+        spec=replace(config.spec, image_size=64), batch=2 * config.spec.frames, steps=2, highres_size=96,
+        audio_pretrain_steps=min(config.audio_pretrain_steps, 1), highres_steps=min(config.highres_steps, 1),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -61,6 +55,11 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def _random(count: int) -> torch.Tensor:
     vectors = torch.randn(count, MINILM_DIM, generator=torch.Generator().manual_seed(1))
     return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def scored() -> set[tuple[str, str, str]]:
+    rows = read_table("results/avsbench.csv")
+    return {(row["checkpoint"], row["test_set"], row["protocol"]) for row in rows}
 
 
 @pytest.mark.full
@@ -100,8 +99,7 @@ def test_avsbench(small: Path):
     write_avss(root / "AVSS", rows)
     names = run_document(read("docs/AVSBENCH.md"))
     assert names["clip"].frames.shape == (5, 224, 224, 3) and 0 <= names["scores"]["strict"]["miou"] <= 1
-    with open("results/avsbench.csv", newline="") as file:
-        found = {(row["checkpoint"], row["test_set"], row["protocol"]) for row in csv.DictReader(file)}
+    found = scored()
     assert {("s4-pvt", "s4", "reference"), ("ms3-from-s4", "ms3", "reference-b1-t0.4")} <= found
     assert ("avss-pvt", "avss", "classes-argmax") in found
     assert (small / "runs/s4-small/s4-pvt.safetensors").is_file()
@@ -109,7 +107,6 @@ def test_avsbench(small: Path):
 
 @pytest.mark.full
 def test_own_data(small: Path, catalog: Catalog):
-
     (small / "own/videos").mkdir(parents=True)
     for name in ("NAME", "dog-1", "dog-2", "dog-3"):
         make_clip(small / f"own/videos/{name}.mp4", seconds=2, fps=10, size=(192, 120), sound=tone(2))
@@ -121,9 +118,7 @@ def test_own_data(small: Path, catalog: Catalog):
     )
     run_document(read("docs/OWN_DATA.md"))
     assert (small / "runs/own-longer/own-longer.safetensors").is_file()
-    with open("results/avsbench.csv", newline="") as file:
-        found = {(row["checkpoint"], row["test_set"], row["protocol"]) for row in csv.DictReader(file)}
-    assert {("own", "own", "strict"), ("composed", "avss", "classes-argmax")} <= found
+    assert {("own", "own", "strict"), ("composed", "avss", "classes-argmax")} <= scored()
     assert {"bird", "clock", "dog", "horse"} <= set((small / "named/AVSS/label2idx.json").read_text().split('"'))
 
 
@@ -153,9 +148,8 @@ def test_files_named_by_results_exist():
     text = read("docs/RESULTS.md")
     named = {name for row in re.findall(r"^\|.+$", text, re.M) for name in re.findall(r"`(results/[\w.]+\.csv)`", row)}
     assert not [name for name in named - {"results/avsbench.csv"} if not (ROOT / name).is_file()]
-    tables = {
-        name for path in ("README.md", *DOCUMENTS) for name in re.findall(r"^<!-- results:(\w+)", read(path), re.M)
-    }
+    texts = map(read, ("README.md", *DOCUMENTS))
+    tables = {name for text in texts for name in re.findall(r"^<!-- results:(\w+)", text, re.M)}
     assert all(f"results/{name}.csv" in text for name in tables), tables
 
 

@@ -37,19 +37,11 @@ def decibels(error: np.ndarray, of: np.ndarray) -> float:
 A, B, C = noise(1), noise(2), noise(3)
 QUIET = 0.05 * noise(4)
 ORDINARY = {
-    "one side": (A, 0 * A),
-    "both sides": (A, A),
-    "wide": (A, B),
-    "louder left": (A, 0.1 * A),
-    "a little out of phase": (A, B - 0.5 * A),
-    "faint opposite crosstalk": (A, -0.05 * A),
-    "delayed": (A, np.roll(A, 9)),
-    "middle and side": (A, 0.3 * B),
-    "5.1": (A, B, C, 0.1 * A, B, -0.2 * C),
-    "7.1": (A, A, C, QUIET, B, B, QUIET, A),
-    "silence": (0 * A, 0 * A),
-    "opposite offsets": (A + 0.01, B - 0.01),
-}
+    "one side": (A, 0 * A), "both sides": (A, A), "wide": (A, B), "louder left": (A, 0.1 * A),
+    "a little out of phase": (A, B - 0.5 * A), "faint opposite crosstalk": (A, -0.05 * A),
+    "delayed": (A, np.roll(A, 9)), "middle and side": (A, 0.3 * B), "5.1": (A, B, C, 0.1 * A, B, -0.2 * C),
+    "7.1": (A, A, C, QUIET, B, B, QUIET, A), "silence": (0 * A, 0 * A), "opposite offsets": (A + 0.01, B - 0.01),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ORDINARY)

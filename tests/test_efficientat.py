@@ -254,13 +254,10 @@ def test_weights_are_downloaded_once_and_checked(site: tuple[str, Path], tmp_pat
     assert not list(path.parent.iterdir())
 
 
-def test_failed_downloads_say_what_to_do(
-    site: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_downloads_say_what_to_do(site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     address, _ = site
-    with pytest.raises(
-        UserError, match=r"X are not here .*\(File not found\); get them with: curl .* ICF_WEIGHTS_DIR=w"
-    ):
+    told = r"X are not here .*\(File not found\); get them with: curl .* ICF_WEIGHTS_DIR=w"
+    with pytest.raises(UserError, match=told):
         released_file("X", f"{address}/none.pt", "0")
     with pytest.raises(UserError, match="cannot be downloaded"):
         released_file("X", "http://127.0.0.1:9/x.pt", "0")

@@ -81,9 +81,8 @@ def test_settings_of_other_protocols(records):
         assert scores["dataset-2classes"]["miou"] == pytest.approx((inter / union + blank) / 2, abs=0.01)
     assert usual["strict"]["f"] == lower["strict"]["f"] and usual["reference"]["f"] == lower["reference"]["f"]
     assert lower["dataset"]["f"] < usual["dataset"]["f"]
-    assert evaluate(model, records, "silence", settings=ScoringSettings(threshold=0.4))["dataset"]["fpr"] == pytest.approx(
-        168 / 224, abs=0.01
-    )
+    silent = evaluate(model, records, "silence", settings=ScoringSettings(threshold=0.4))
+    assert silent["dataset"]["fpr"] == pytest.approx(168 / 224, abs=0.01)
     # whether the best threshold keeps the uncertain quarter differs by clip
     alone = evaluate(model, records, settings=ScoringSettings(batch_size=1))
     assert alone["reference"]["f"] > usual["reference"]["f"] == pytest.approx(usual["strict"]["f"])
@@ -135,11 +134,8 @@ def test_labels_say_which_settings_differ():
     assert ScoringSettings(size=512).labels("s4", "strict") == ("s4-512", "strict")
     assert ScoringSettings(size=None).labels("avss", "reference") == ("avss-native", "reference")
     other = ScoringSettings(threshold=0.4, batch_size=1)
-    assert [other.labels("s4", name)[1] for name in ("reference", "strict", "dataset-2classes")] == [
-        "reference-b1-t0.4",
-        "strict-t0.4",
-        "dataset-2classes-t0.4",
-    ]
+    labels = [other.labels("s4", name)[1] for name in ("reference", "strict", "dataset-2classes")]
+    assert labels == ["reference-b1-t0.4", "strict-t0.4", "dataset-2classes-t0.4"]
     assert other.labels("avss", "classes-masked-nobg")[1] == "classes-masked-nobg-t0.4"
     assert other.labels("avss", "classes-argmax")[1] == "classes-argmax"
 
@@ -159,9 +155,8 @@ def test_negative_sounds(records):
     np.testing.assert_array_equal(noise, altered_audio(clip, records, 0, "noise", 0))
     assert not np.array_equal(noise, altered_audio(clip, records, 0, "noise", 1))
     assert not np.array_equal(noise, altered_audio(clip, records, 1, "noise", 0))
-    chosen = {
-        int(np.abs(np.fft.rfft(altered_audio(clip, records, 0, "offscreen", seed))).argmax()) // 5 for seed in range(12)
-    }
+    waves = (altered_audio(clip, records, 0, "offscreen", seed) for seed in range(12))
+    chosen = {int(np.abs(np.fft.rfft(wave)).argmax()) // 5 for wave in waves}
     assert chosen == {400, 600}  # the tones of the other two clips, never its own
 
 
@@ -257,10 +252,8 @@ def test_a_set_whose_clips_share_all_sounds_has_no_off_screen_row(tiny, tmp_path
     out = tmp_path / "scores.csv"
     evaluate_command(opened(tmp_path / "data"), out, clips=None, seed=0)
     assert {row["audio"] for row in SCORES.read(out)} == {"true", "silence", "noise"}
-    said = capsys.readouterr().err.splitlines()
-    assert any(
-        "s4: no off-screen row, clip -clip_00000 has no off-screen sound to choose from" in line for line in said
-    )
+    said = "s4: no off-screen row, clip -clip_00000 has no off-screen sound to choose from"
+    assert any(said in line for line in capsys.readouterr().err.splitlines())
 
 
 def test_the_validation_split_has_separate_rows(tiny, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,17 @@ class Guesser(MaskPredictor):
         return Prediction(logits, torch.zeros(len(frames), 0), (), classes, ("background", *self.classes))
 
 
+TO_SET = np.array([NAMES.index(name) for name in ("background", *Guesser.classes)])  # class ids of the set
+
+
+def enlarged(maps: torch.Tensor) -> np.ndarray:
+    return F.interpolate(maps, (224, 224), mode="bilinear").numpy()
+
+
+def true_ids(paths: list[Path]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path).resize((224, 224), Image.Resampling.NEAREST)) for path in paths])
+
+
 def reference(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """mIoU and F over all five classes of the set, ids [n, H, W], by PROTOCOLS section 2."""
     ious, fs, counts = np.zeros(5), np.zeros(5), np.zeros(5)
@@ -60,19 +73,11 @@ def test_both_rules_against_the_formula(tiny):
     records = read_set(root, "test")
     scores = evaluate_semantic(model, records, NAMES, progress=lambda: ticks.append(1))
     assert len(ticks) == 3 and [len(logits) for logits, _ in model.made] == [5, 5, 5, 5]  # v2 has ten frames
-    truth = np.stack(
-        [
-            np.asarray(Image.open(path).resize((224, 224), Image.Resampling.NEAREST))
-            for record in records
-            for path in record.mask_paths
-        ]
-    )
+    truth = true_ids([path for record in records for path in record.mask_paths])
     logits, classes = (torch.cat(maps) for maps in zip(*model.made, strict=True))
-    marked = F.interpolate(logits[:, None], (224, 224), mode="bilinear")[:, 0].numpy() > 0
-    values = F.interpolate(classes, (224, 224), mode="bilinear").numpy()
-    to_set = np.array([NAMES.index(name) for name in ("background", *model.classes)])
-    argmax = to_set[values.argmax(1)]
-    masked = to_set[values[:, 1:].argmax(1) + 1] * marked
+    marked, values = enlarged(logits[:, None])[:, 0] > 0, enlarged(classes)
+    argmax = TO_SET[values.argmax(1)]
+    masked = TO_SET[values[:, 1:].argmax(1) + 1] * marked
     assert (argmax != masked).any()
     for rule, predicted in (("argmax", argmax), ("masked", masked)):
         miou, f = reference(predicted, truth)
@@ -109,9 +114,7 @@ def test_the_reference_pads_every_clip_to_ten_frames(tiny):
     records, model = read_set(tiny.avss("test", PARTS), "test"), Guesser()
     padded = evaluate_semantic(model, records, NAMES)["argmax-padded"]
     truth = [record.load().masks for record in records]
-    to_set = np.array([NAMES.index(name) for name in ("background", *model.classes)])
-    made = torch.cat([classes for _, classes in model.made])
-    predicted = to_set[F.interpolate(made, (224, 224), mode="bilinear").numpy().argmax(1)]
+    predicted = TO_SET[enlarged(torch.cat([classes for _, classes in model.made])).argmax(1)]
     blank = np.zeros((10, 224, 224), int)
     miou, f = reference(np.concatenate([predicted, blank]), np.concatenate([*truth, blank]))
     assert (padded["miou"], padded["f"]) == pytest.approx((miou, f), abs=1e-5)
@@ -135,10 +138,8 @@ def test_protocols_of_the_table():
     names = ["miou", "f", "miou_reference_nobg", "f_reference_nobg", "miou_nobg", "f_nobg", "miou_strict", "f_strict"]
     values = {name: i / 20 for i, name in enumerate([*names, "dataset_miou", "dataset_f", "dataset_miou_all"])}
     table = class_protocols(dict.fromkeys(("argmax", "argmax-padded", "masked"), values))
-    assert [name for name in table if "padded" in name] == [
-        "classes-argmax-padded",
-        "classes-argmax-padded-reference-nobg",
-    ]
+    padded = [name for name in table if "padded" in name]
+    assert padded == ["classes-argmax-padded", "classes-argmax-padded-reference-nobg"]
     assert len(table) == 2 * 6 + 2
     assert (table["classes-argmax-strict"]["miou"], table["classes-argmax-strict"]["f"]) == (0.3, 0.35)
     assert table["classes-masked-dataset"] == pytest.approx({"miou": 0.4, "f": 0.45, "fpr": np.nan}, nan_ok=True)
@@ -149,10 +150,9 @@ def test_unlabelled_frames_are_not_scored(tiny):
     """Of a v1s training clip only the first frame is labelled."""
     records, model = read_set(tiny.avss("train", ["v1s"]), "train"), Guesser()
     scores = evaluate_semantic(model, records, NAMES)
-    truth = np.asarray(Image.open(records[0].mask_paths[0]).resize((224, 224), Image.Resampling.NEAREST))
-    to_set = np.array([NAMES.index(name) for name in ("background", *model.classes)])
-    predicted = to_set[F.interpolate(model.made[0][1][:1], (224, 224), mode="bilinear").numpy().argmax(1)]
-    assert scores["argmax"]["miou"] == pytest.approx(reference(predicted, truth[None])[0], abs=1e-5)
+    predicted = TO_SET[enlarged(model.made[0][1][:1]).argmax(1)]
+    expected, _ = reference(predicted, true_ids(records[0].mask_paths[:1]))
+    assert scores["argmax"]["miou"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_models_that_do_not_fit_the_set_are_refused(tiny, tmp_path):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
 import zipfile
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from avsbench_fixtures import read_table
 from clip_maker import click, make_clip, picture, tone
 from PIL import Image
-from small_guided import NAMES, PARTS, WIDTHS
-from torch import Tensor, nn
+from small_guided import NAMES, PARTS
+from small_networks import SmallVisual
 
 from icf_avs.__main__ import main
 from icf_avs.config import ModelConfig
@@ -34,31 +33,11 @@ ROOT = Path(__file__).parent.parent
 SHAPES = ((1, 1), (1, 2), (1, 3), (1, 5), (1, 8), (2, 1), (2, 5), (3, 4))  # clips, frames
 
 
-class SmallPyramid(nn.Module):
-    """Four strided convolutions in place of a pretrained encoder: uint8 [N,H,W,3] -> four levels."""
-
-    channels = WIDTHS
-
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = (3, *WIDTHS)
-        self.levels = nn.ModuleList(
-            nn.Conv2d(a, b, 4 if i == 0 else 2, 4 if i == 0 else 2) for i, (a, b) in enumerate(pairwise(sizes))
-        )
-
-    def forward(self, frames: Tensor) -> list[Tensor]:
-        x, levels = frames.permute(0, 3, 1, 2).float() / 255, []
-        for level in self.levels:
-            x = level(x).relu()
-            levels.append(x)
-        return levels
-
-
 def small(semantic: bool = False, **parts: None) -> SegmentationModel:
     torch.manual_seed(0)
     config = ModelConfig(NAMES, dim=32, pixel_dim=16, layers=1, semantic=semantic, **(PARTS | parts))
     names = torch.randn(len(NAMES), 24)
-    return build_model(config, ClipSpec(image_size=96, frames=3), SmallPyramid(), names).eval()
+    return build_model(config, ClipSpec(image_size=96, frames=3), SmallVisual(), names).eval()
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +127,7 @@ def test_exported_files_contain_their_metadata(files: dict[str, Path]) -> None:
 
 
 @pytest.mark.full
-def test_the_example_gives_the_masks_of_icf_segment(
-    files: dict[str, Path], model: SegmentationModel, tmp_path: Path
-) -> None:
+def test_the_example_gives_the_masks_of_icf_segment(files: dict, model: SegmentationModel, tmp_path: Path) -> None:
     """Without the package: plain, rotated and mirrored videos; audio that is late, early or longer."""
     videos = [make_clip(tmp_path / "clip.mp4", seconds=4.6, fps=10, sound=tone(4.6))]
     turns = [(90, False), (180, False), (-90, False), (0, True), (90, True)]
@@ -169,10 +146,9 @@ def test_the_example_gives_the_masks_of_icf_segment(
         "    sys.argv = [example, model, video, video + ':masks']\n"
         "    runpy.run_path(example, run_name='__main__')"
     )
-    arguments = [ROOT / "examples" / "onnx_segment.py", files["onnx"], *(path.name for path in videos)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path
-    )
+    example = ROOT / "examples" / "onnx_segment.py"
+    command = [sys.executable, "-c", code, example, files["onnx"], *(path.name for path in videos)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = 0
     for video in videos:
@@ -212,7 +188,7 @@ def test_the_command_writes_a_card_with_the_scores(
     assert "stamps.onnx" in capsys.readouterr().out and not recwarn.list
     card = (tmp_path / "out" / "README.md").read_text()
     assert "icf train stamps" in card and "Apache-2.0" in card and "<!--" not in card
-    with (ROOT / "results" / "stamps.csv").open(newline="") as file:
-        row = next(row for row in csv.DictReader(file) if row["audio"] == "true" and row["checkpoint"] == "stamps")
+    rows = read_table(ROOT / "results" / "stamps.csv")
+    row = next(row for row in rows if row["audio"] == "true" and row["checkpoint"] == "stamps")
     line = f"| stamps | {row['test_set']} | {row['protocol']} | {row['clips']} | {float(row['miou']):.3f} |"
     assert line in card

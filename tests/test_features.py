@@ -32,26 +32,25 @@ WANTED = SceneSet("train", 18, 3, TRAIN, SPEC)  # more than one chunk
 FEW = replace(WANTED, count=2)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Cache with the packages and without features; returns the folder of features."""
+def use_cache(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Use an empty folder as cache, with the packages; returns the folder of features."""
     here = asset_packages.cache_dir() / "packages"
-    folder = tmp_path / "cache"
-    folder.mkdir()
     if here.is_dir():
         (folder / "packages").symlink_to(here.resolve())
-    monkeypatch.setenv("ICF_CACHE", str(folder))
+    patch.setenv("ICF_CACHE", str(folder))
     return folder / "features"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return use_cache(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def made(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> SceneFeatures:
     """Features by one worker, in a separate cache."""
     with pytest.MonkeyPatch.context() as patch:
-        here, folder = asset_packages.cache_dir() / "packages", tmp_path_factory.mktemp("cache")
-        if here.is_dir():
-            (folder / "packages").symlink_to(here.resolve())
-        patch.setenv("ICF_CACHE", str(folder))
+        use_cache(tmp_path_factory.mktemp("cache"), patch)
         return scene_features(catalog, WANTED, workers=1)
 
 
@@ -83,9 +82,7 @@ def test_the_second_call_reuses_features(catalog: Catalog, cache: Path, monkeypa
 
 
 @pytest.mark.parametrize("change", ["seed", "count", "style", "spec", "split", "photographs"])
-def test_other_scenes_have_other_features(
-    change: str, catalog: Catalog, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_scenes_have_other_features(change: str, catalog: Catalog, cache: Path, monkeypatch) -> None:
     """The key covers all inputs of scene planning: frames of other scenes would get wrong labels."""
     one, wanted = replace(FEW, count=1), replace(FEW, count=1)
     scene_features(catalog, one, 1)
@@ -164,7 +161,6 @@ def test_variations_change_the_sound_only(catalog: Catalog, bank: SoundBank, mad
 
 
 def test_arrays_are_made_once_by_concurrent_callers(cache: Path) -> None:
-    """Of two callers at the same time, as two training runs may be, one makes the arrays, the other reads them."""
     made, start = [], Barrier(2)
 
     def make(new: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from avsbench_fixtures import read_table
 
 from icf_avs.errors import UserError
 from icf_avs.evaluation.command import print_table
@@ -77,8 +78,7 @@ def test_facts_of_checkpoints_come_from_their_files(project, capsys):
     assert fill_documents(project, check=True) == 1
     assert "checkpoints.csv is stale" in capsys.readouterr().err
     fill_documents(project)
-    with (project / "results/checkpoints.csv").open() as file:
-        (row, *_) = csv.DictReader(file)
+    row = read_table(project / "results/checkpoints.csv")[0]
     size = (ROOT / "icf_avs/pretrained" / f"{row['checkpoint']}.safetensors").stat().st_size
     assert float(row["MB"]) == round(size / 1e6, 1) and int(row["kinds"]) > 1 and float(row["minutes"]) > 0
 
@@ -112,9 +112,8 @@ def test_rows_of_other_protocols_stay_apart(project):
         for audio in ("true", "silence")
         for name in names
     )
-    (project / "results/stamps.csv").write_text(
-        TABLE + more + "a,12ab,runs/a.safetensors,own,s4-512,true,dataset,0.6,0.7,,120,0,abc\n"
-    )
+    more += "a,12ab,runs/a.safetensors,own,s4-512,true,dataset,0.6,0.7,,120,0,abc\n"
+    (project / "results/stamps.csv").write_text(TABLE + more)
     assert fill(PAGE, project / "results", Path("x.md")) == before
     lines = fill("<!-- results:stamps -->\n<!-- /results -->", project / "results", Path("x.md")).splitlines()
     assert len(lines) == 1 + 2 + 2 + len(names) + 1 + 1
@@ -155,9 +154,8 @@ def test_choices_are_counted_by_the_set_they_were_judged_on(project):
     (results / "natural.csv").write_text(",".join(natural.COLUMNS) + "\nopen,0,known" + ",1" * 9 + "\n")
     line = "{},x,y,z,,,kept,{}\n".format
     tried = "date,change,row,scored on,before,after,verdict,test scenes\n"
-    (results / "tried.csv").write_text(
-        tried + line(1, "stamps/a/s4 natural/all/known") + line(2, "") + line(3, "stamps/a/s4")
-    )
+    lines = line(1, "stamps/a/s4 natural/all/known"), line(2, ""), line(3, "stamps/a/s4")
+    (results / "tried.csv").write_text("".join([tried, *lines]))
     fill_documents(project)
     assert (results / "chosen.csv").read_text().splitlines()[1:] == [
         "stamps,a,s4,2", "natural,all,known,1", "ablation,all,s4,0", "ablation,all,ms3,0",

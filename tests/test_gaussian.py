@@ -34,9 +34,8 @@ def test_w2_and_entropy_equal_the_formulas_with_full_matrices(frames, dim, scale
     features = sets(3, frames, dim, scale)
     every = torch.ones(3, frames, dtype=torch.bool)
     found = fit_gaussians(features, every)
-    distances = wasserstein2(
-        fit_gaussians(features[:, None], every[:, None]), fit_gaussians(features[None], every[None])
-    )
+    rows, columns = fit_gaussians(features[:, None], every[:, None]), fit_gaussians(features[None], every[None])
+    distances = wasserstein2(rows, columns)
     clips = features.double().numpy()
     for i in range(3):
         for j in range(3):

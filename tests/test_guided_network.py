@@ -88,7 +88,6 @@ def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
 
 
 def test_the_baseline_has_exactly_the_shared_parameters() -> None:
-    """All further parameters of a combination belong to its parts."""
     plain = {name: value.shape for name, value in small_model(**dict.fromkeys(PARTS, False)).state_dict().items()}
     homes = tuple(home for part in HOMES.values() for home in part)
     shared = {name for name in small_model().state_dict() if not name.startswith(homes)}

@@ -83,13 +83,9 @@ def test_wide_gamut_without_hdr():
 @pytest.mark.parametrize("transfer", [PQ, HLG])
 @pytest.mark.parametrize(
     ("codec", "pix_fmt", "options", "name"),
-    [
-        ("libx265", "yuv420p10le", X265, "a.mp4"),
-        ("ffv1", "yuv420p10le", {}, "a.mkv"),
-        ("ffv1", "yuv444p12le", {}, "b.mkv"),
-        ("ffv1", "gbrp16le", {}, "c.mkv"),
-    ],
-)
+    [("libx265", "yuv420p10le", X265, "a.mp4"), ("ffv1", "yuv420p10le", {}, "a.mkv"),
+     ("ffv1", "yuv444p12le", {}, "b.mkv"), ("ffv1", "gbrp16le", {}, "c.mkv")],
+)  # fmt: skip
 def test_files_are_seen_and_shown_as_sdr(tmp_path, transfer, codec, pix_fmt, options, name):
     frames = [patches(graded(SOFT, transfer), pix_fmt, 9, full=pix_fmt == "gbrp16le") for _ in range(5)]
     tags = {} if pix_fmt == "gbrp16le" else {"colorspace": 9, "color_range": 1}

@@ -27,9 +27,8 @@ every_name = pytest.mark.parametrize("name", BACKBONES)
 
 
 def frames(height: int, width: int, count: int = 1) -> Tensor:
-    return torch.randint(
-        0, 256, (count, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(7)
-    )
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
 
 
 def saved(name: str, folder: Path) -> nn.Module:
@@ -82,11 +81,9 @@ def test_inputs_have_imagenet_statistics(name: str) -> None:
 def test_features_equal_those_of_the_saved_classifier(name: str, tmp_path: Path) -> None:
     classifier = saved(name, tmp_path)
     pictures = frames(224, 224)
-    normal = ((pictures / 255.0 - torch.tensor(hf_backbones.MEAN)) / torch.tensor(hf_backbones.SCALE)).permute(
-        0, 3, 1, 2
-    )
+    normal = (pictures / 255.0 - torch.tensor(hf_backbones.MEAN)) / torch.tensor(hf_backbones.SCALE)
     with torch.no_grad():
-        last = classifier.base_model(normal).last_hidden_state
+        last = classifier.base_model(normal.permute(0, 3, 1, 2)).last_hidden_state
         level = load_backbone(name, tmp_path, depths=SHALLOW)(pictures)[-1]
     if name == "swin-b":  # both end in a normalisation whose scale and offset are still one and zero
         last = last.transpose(1, 2).unflatten(2, (7, 7))
@@ -112,7 +109,6 @@ def test_frozen_never_trains_and_trained_trains_all_parameters(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["pvt-v2-b5", "swin-b"])
 def test_linear_layers_by_onednn_change_nothing(name: str) -> None:
-    """Levels and gradients equal those of nn.Linear."""
     torch.manual_seed(4)
     encoder = load_backbone(name, random=True, frozen=False, depths=SHALLOW).eval()
     linears = [module for module in encoder.modules() if isinstance(module, TokenLinear)]

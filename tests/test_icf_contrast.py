@@ -61,9 +61,8 @@ def test_terms_of_the_anchor_alone_cancel():
     distances, positive = drawn(3, 3).square(), torch.eye(3, dtype=torch.bool)
     present = torch.ones(3, dtype=torch.bool)
     shifted = distances + drawn(3, 1, seed=4)
-    torch.testing.assert_close(
-        multi_positive_nce(-distances / 0.2, positive, present), multi_positive_nce(-shifted / 0.2, positive, present)
-    )
+    plain, moved = (multi_positive_nce(-each / 0.2, positive, present) for each in (distances, shifted))
+    torch.testing.assert_close(plain, moved)
 
 
 def test_the_entropy_is_a_small_bias_of_the_candidate():
@@ -119,9 +118,8 @@ def test_text_negatives_are_only_the_own_counterfactuals():
     other = ContrastInputs(own.vision, own.audio, own.valid, own.text.detach().clone(), own.audio_text)
     other.text[1:] = 7.0
     changed = module(other, pool)
-    torch.testing.assert_close(
-        _terms_of_first(module, own, pool), _terms_of_first(module, other, pool), msg="only its own"
-    )
+    first, again = (_terms_of_first(module, each, pool) for each in (own, other))
+    torch.testing.assert_close(first, again, msg="only its own")
     assert not torch.isclose(found["vision-text"], changed["vision-text"])
 
 

@@ -96,12 +96,8 @@ def test_one_reverse_step_by_hand():
     a, b = float(schedule.abar[200]), float(schedule.abar[100])
     state, noise = states(1, 3), states(1, 3, seed=2)
     clean = (state.numpy() - np.sqrt(1 - a) * noise.numpy()) / np.sqrt(a)
-    np.testing.assert_allclose(
-        schedule.ddim_step(state, noise, 200, 100).numpy(),
-        np.sqrt(b) * clean + np.sqrt(1 - b) * noise.numpy(),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    expected = np.sqrt(b) * clean + np.sqrt(1 - b) * noise.numpy()
+    np.testing.assert_allclose(schedule.ddim_step(state, noise, 200, 100).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_denoiser_learns_the_noise():
@@ -140,9 +136,8 @@ def test_the_pool_has_the_nearest_candidates_without_gradient(strategy, monkeypa
     for clip, frames in ((0, 4), (1, 2)):
         near = F.cosine_similarity(candidates[clip, :, :frames], z[clip, :frames].detach()[None], dim=-1).sum(1).numpy()
         best = np.argsort(-near)[:3]
-        torch.testing.assert_close(
-            F.normalize(pool.texts[clip], dim=-1), F.normalize(candidates[clip, best.copy()], dim=-1)
-        )
+        kept, expected = (F.normalize(each, dim=-1) for each in (pool.texts[clip], candidates[clip, best.copy()]))
+        torch.testing.assert_close(kept, expected)
         share = np.sqrt(1 - alpha[clip, best.copy(), 0].numpy())
         np.testing.assert_allclose(pool.weights[clip].numpy(), share / share.sum(), rtol=1e-5)
     assert counterfactual.settings.alpha[0] <= alpha.min() and alpha.max() < counterfactual.settings.alpha[1]
@@ -237,10 +232,8 @@ def test_a_vqvae_learns_to_rebuild():
 
 
 def test_unknown_strategies_are_refused():
-    with pytest.raises(
-        ValueError,
-        match=r"no strategy features; there are diffusion, vqvae, pair-swap, audio-swap, text-revision, feature-noise",
-    ):
+    there = "diffusion, vqvae, pair-swap, audio-swap, text-revision, feature-noise"
+    with pytest.raises(ValueError, match=f"no strategy features; there are {there}"):
         SC(strategy="features")
 
 

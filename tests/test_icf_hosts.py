@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import compress, product
 
 import pytest
 import torch
@@ -18,9 +18,7 @@ PARTS = {
     "sc": SC(width=16, blocks=1, jumps=2, draws=3, keep=2),
     "cdcl": CDCL(dim=8),
 }
-COMBINATIONS = [
-    frozenset(name for name, on in zip(PARTS, switch, strict=True) if on) for switch in product((0, 1), repeat=3)
-]
+COMBINATIONS = [frozenset(compress(PARTS, switches)) for switches in product((0, 1), repeat=3)]
 TERMS = {"mit": {"pull"}, "sc": {"noise", "ortho"}, "cdcl": {"vision-audio"}}
 STEPS = 4
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_guided import random_batch
+from small_guided import chosen, random_batch
 from transformers.utils import logging
 
 from icf_avs.encoders.text_encoders import load_text_encoders
@@ -146,11 +145,8 @@ def test_permuted_clips_give_the_same_losses(encoder_of):
     icf, batch, taps = plug_in(encoder_of, sc=False), random_batch(), features()
     order = torch.tensor([2, 0, 1])
     moved = NetworkFeatures(tuple(level[order] for level in taps.visual), taps.audio[order])
-    parts = {name: value[order] for name, value in vars(batch).items() if torch.is_tensor(value)}
-    shuffled = copy.copy(batch)
-    vars(shuffled).update(parts)
     with torch.no_grad():
-        torch.testing.assert_close(icf(taps, batch).total, icf(moved, shuffled).total)
+        torch.testing.assert_close(icf(taps, batch).total, icf(moved, chosen(batch, order)).total)
 
 
 def test_padding_frames_change_no_loss(encoder_of):

@@ -10,14 +10,7 @@ import pytest
 import torch
 import transformers
 from torch.nn import functional as F
-from transformers import (
-    ClapTextConfig,
-    ClapTextModelWithProjection,
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    XCLIPTextConfig,
-    XCLIPTextModel,
-)
+from transformers import BatchEncoding, ClapTextConfig, CLIPTextConfig, XCLIPTextConfig
 
 from icf_avs.encoders.text_encoders import (
     CLAP,
@@ -104,15 +97,9 @@ def test_channel_time_attention_stays_within_its_scope():
 
 @pytest.mark.parametrize(
     ("frames", "count", "expected"),
-    [
-        (5, 1, [range(5)]),
-        (5, 2, [range(3), range(2, 5)]),
-        (5, 4, [range(2), range(2, 4), range(3, 5)]),
-        (10, 2, [range(5), range(5, 10)]),
-        (1, 2, [range(1)]),
-        (3, 4, [range(1), range(1, 2), range(2, 3)]),
-    ],
-)
+    [(5, 1, [range(5)]), (5, 2, [range(3), range(2, 5)]), (5, 4, [range(2), range(2, 4), range(3, 5)]),
+     (10, 2, [range(5), range(5, 10)]), (1, 2, [range(1)]), (3, 4, [range(1), range(1, 2), range(2, 3)])],
+)  # fmt: skip
 def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
     """With any padding, and beside a clip without frames."""
     for padding in (0, 1, 4):
@@ -146,9 +133,8 @@ def test_padding_frames_and_other_clips_change_nothing(module, fusion):
     valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
     found = module(visual, audio, valid)
     alone = module(visual[1:2, :3], audio[1:2, :3], valid[1:2, :3])
-    whole, part = (
-        (texts.visual, texts.audio, fusion(texts, of)) for texts, of in ((found, valid), (alone, valid[1:2, :3]))
-    )
+    both = (found, valid), (alone, valid[1:2, :3])
+    whole, part = ((texts.visual, texts.audio, fusion(texts, of)) for texts, of in both)
     for text, by_itself in zip(whole, part, strict=True):
         torch.testing.assert_close(text[1:2, :3], by_itself, rtol=1e-4, atol=1e-5)
         assert not text[1, 3:].any(), "padding has no text"
@@ -275,8 +261,6 @@ class Words:
         self.ids, self.ends, self.pad, self.pads = ids, ends, pad, pads
 
     def __call__(self, text, add_special_tokens=True, return_tensors=None):
-        from transformers import BatchEncoding
-
         texts = [text] if isinstance(text, str) else text
         rows = [[self.ids.get(word, 7) for word in each.split()] for each in texts]
         rows = [[self.ends[0], *row, self.ends[1]] if add_special_tokens else row for row in rows]
@@ -294,12 +278,14 @@ def tiny_encoder(source: TextEncoderSpec, pads: int = 0) -> TextEncoder:
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
         "max_position_embeddings": 16, "eos_token_id": 49, "projection_dim": 8,
     }  # fmt: skip
-    if source is CLAP:  # RoBERTa: padding is token 1, first and last are 0 and 2
-        model, words = ClapTextModelWithProjection(ClapTextConfig(**size)), Words({"*": 5}, (0, 2), 1, pads)
-    elif source is CLIP:
-        model, words = CLIPTextModelWithProjection(CLIPTextConfig(**size)), Words({"*": 5}, pads=pads)
+    words = Words({"*": 5}, pads=pads)
+    if source is CLIP:
+        model = transformers.CLIPTextModelWithProjection(CLIPTextConfig(**size))
+    elif source is XCLIP:
+        model = transformers.XCLIPTextModel(XCLIPTextConfig(**size))
     else:
-        model, words = XCLIPTextModel(XCLIPTextConfig(**size)), Words({"*": 5}, pads=pads)
+        model = transformers.ClapTextModelWithProjection(ClapTextConfig(**size))
+        words = Words({"*": 5}, (0, 2), 1, pads)  # RoBERTa: padding is token 1, first and last are 0 and 2
     assert type(model).__name__ == source.model
     return TextEncoder(model, words, source.pooled, 16 if source is XCLIP else 8)
 

@@ -54,12 +54,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(source: Path, folder: Path, recipe: str, *launch: str) -> list[dict[str, float]]:
     """Train a recipe in separate processes; return the rows of its log."""
     root = Path(__file__).parent.parent
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": f"{root}{os.pathsep}{source}",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{source}", "OMP_NUM_THREADS": "1"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     line = [sys.executable, *(launch or ("-m",)), "tiny_icf", "train", recipe, "--data", str(source / "S4")]
     done = subprocess.run([*line, "--out", str(folder)], env=environment, capture_output=True, text=True, timeout=570)
     assert done.returncode == 0, done.stderr
@@ -78,13 +74,11 @@ def test_two_processes_have_the_losses_of_one(recipe: str, source: Path, tmp_pat
     steps = [(row["step"], row["stage"]) for row in expected]
     assert steps == [(0, "train" if recipe == "tiny" else "pretrain"), (10, "train"), (10, "validation")]
     assert [(row["step"], row["stage"]) for row in found] == steps, "each row is written once"
-    for mine, reference in zip(found, expected, strict=True):
-        assert mine.keys() == reference.keys()
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.keys() == other.keys()
         terms = mine.keys() - {"seconds", "stage", "gradient"}
-        assert {term: mine[term] for term in terms} == pytest.approx(
-            {term: reference[term] for term in terms}, abs=1e-4
-        )
-        assert mine.get("gradient", 0) == pytest.approx(reference.get("gradient", 0), rel=1e-4)  # validation has none
+        assert {term: mine[term] for term in terms} == pytest.approx({term: other[term] for term in terms}, abs=1e-4)
+        assert mine.get("gradient", 0) == pytest.approx(other.get("gradient", 0), rel=1e-4)  # validation has none
     for name in (recipe, "best"):
         weights = load_file(tmp_path / "two" / f"{name}.safetensors")
         assert all(torch.isfinite(value).all() for value in weights.values())

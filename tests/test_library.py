@@ -53,9 +53,8 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     time = np.arange(round(6.4 * RATE)) / RATE
     wave = (0.1 * time * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
     channels = np.stack([wave, np.where(time < 4, -wave, wave)])[: request.param]
-    return make_clip(
-        tmp_path_factory.mktemp("video") / "loud.mkv", seconds=6.4, sound=channels, sound_codec="pcm_f32le"
-    )
+    path = tmp_path_factory.mktemp("video") / "loud.mkv"
+    return make_clip(path, seconds=6.4, sound=channels, sound_codec="pcm_f32le")
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +94,7 @@ def test_arrays_give_the_masks_of_the_file(video: Path, frames: np.ndarray, soun
     check_same(SEGMENTER.segment(one_by_one, fps=fps, frame_rate=25, audio=sound, sample_rate=RATE), expected)
 
 
-def test_pairs_of_frame_and_audio_give_the_masks_of_the_file(
-    video: Path, frames: np.ndarray, sound: np.ndarray
-) -> None:
+def test_pairs_of_frame_and_audio_equal_the_file(video: Path, frames: np.ndarray, sound: np.ndarray) -> None:
     """Except that channels are simply averaged: where they cancel each other, nothing is left."""
     pairs = zip(frames, np.split(sound, 160, axis=1), strict=True)
     if len(sound) == 1:

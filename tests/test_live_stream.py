@@ -127,13 +127,8 @@ def test_icf_live_keeps_real_time(
 
 def test_ffmpeg_devices(capsys: pytest.CaptureFixture[str]) -> None:
     """Synthetic devices in place of camera and microphone."""
-    devices = [
-        "--camera",
-        "lavfi:testsrc=duration=3:rate=10,realtime",
-        "--microphone",
-        "lavfi:sine=duration=3,arealtime",
-    ]
-    assert main(["live", "--checkpoint", "stamps", *devices]) == 0
+    devices = "--camera lavfi:testsrc=duration=3:rate=10,realtime --microphone lavfi:sine=duration=3,arealtime"
+    assert main(["live", "--checkpoint", "stamps", *devices.split()]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in lines] == ["0:00-0:01", "0:01-0:02", "0:02-0:03"]
     for line in lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import avsbench_fixtures as fixtures
@@ -43,21 +42,11 @@ def test_log_mel_alone_trains_and_is_scored(
     monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 2)
     for path in (root / "Single-source").rglob("*.wav"):
         path.unlink()
-    small = [
-        "--visual-encoder",
-        "efficientnet-lite0",
-        "--audio-encoder",
-        "log-mel",
-        "--text-encoder",
-        "minilm",
-        "--steps",
-        "1",
-    ]
-    assert main(["train", "s4-pvt", "--data", "Single-source", *small, "--out", "run"]) == 0
+    small = "--visual-encoder efficientnet-lite0 --audio-encoder log-mel --text-encoder minilm --steps 1"
+    assert main(f"train s4-pvt --data Single-source {small} --out run".split()) == 0
     assert main(["evaluate", "run/s4-pvt.safetensors", "--data", ".", "--out", "scores.csv"]) == 0
     assert "no noise row" in capsys.readouterr().err
-    with open("scores.csv", newline="") as file:
-        rows = {(row["audio"], row["protocol"]): row for row in csv.DictReader(file)}
+    rows = {(row["audio"], row["protocol"]): row for row in fixtures.read_table("scores.csv")}
     assert {audio for audio, _ in rows} == {"true", "silence", "offscreen"}
     model = load_checkpoint(root / "run/s4-pvt.safetensors")
     overlaps = []

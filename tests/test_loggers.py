@@ -67,16 +67,15 @@ def test_tensorboard_shows_terms_by_stage_and_clips(straight: Path, tmp_path: Pa
     train(LONG, tmp_path, resume=True)
     shown = EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
     tags = shown.Tags()
-    assert {"pretrain/naming", "pretrain/loss", "train/bce", "train/counterfactual", "validation/score"} <= set(
-        tags["scalars"]
-    )
+    expected = {"pretrain/naming", "pretrain/loss", "train/bce", "train/counterfactual", "validation/score"}
+    assert expected <= set(tags["scalars"])
     assert [event.step for event in shown.Scalars("train/loss")] == [10, 19]
     assert [event.step for event in shown.Scalars("pretrain/loss")] == [0]
     assert [event.step for event in shown.Images("samples")] == [7, 15, 19]
     picture = shown.Images("samples")[-1]
     assert (picture.width, picture.height) == (COLUMNS * (SIDE + GAP), CLIPS * (3 * (SIDE + GAP) + 2 * GAP))
     assert any("recipe" in tag for tag in tags["tensors"])
-    assert same(straight, tmp_path), "who watches changes nothing"
+    assert same(straight, tmp_path), "tracking does not change training"
 
 
 def test_without_tensorboard(straight: Path) -> None:
@@ -126,7 +125,6 @@ def test_wandb_offline(wandb, straight: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_sample_clips_are_those_of_the_validation(data: StampsData) -> None:
-    """They have the audio and masks of the validation batches."""
     samples, batch = data.samples(CLIPS), next(data.validation())
     assert len(samples) == CLIPS
     for sample, waves, masks in zip(samples, batch.waveforms, batch.masks, strict=False):
