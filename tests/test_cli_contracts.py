@@ -121,9 +121,7 @@ def bad_places(kind: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("command", OUTPUTS)
-def test_unwritable_outputs_are_refused_in_one_line(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_unwritable_outputs_are_refused_in_one_line(command: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrained, "load", lambda *_, **__: pytest.fail("work has begun"))
     for name in ("folder", "run"):
@@ -171,9 +169,7 @@ NO_EFFECT = {
 
 
 @pytest.mark.parametrize("line", NO_EFFECT)
-def test_settings_without_effect_are_refused(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_settings_without_effect_are_refused(line: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("own/videos", "own/masks"):
         Path(name).mkdir(parents=True)
@@ -196,9 +192,7 @@ MISSPELT = {
 
 
 @pytest.mark.parametrize("line", MISSPELT)
-def test_misspelt_words_get_a_suggestion(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_misspelt_words_get_a_suggestion(line: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("a.mp4").touch()
     try:

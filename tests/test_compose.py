@@ -113,9 +113,7 @@ def test_the_output_depends_only_on_the_seed(request_of: Request, composed: Path
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["AVSS"]
 
 
-def test_folders_and_two_training_steps(
-    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_folders_and_two_training_steps(material: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sounds = tmp_path / "sounds"
     for path in (material / "ESC-50/audio").iterdir():

@@ -120,9 +120,7 @@ def test_splits_without_a_table_follow_the_names(own: Path):
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["class ids", "masks alone"])
-def test_train_check_evaluate_and_probe(
-    ids: bool, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_train_check_evaluate_and_probe(ids: bool, own: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(RECIPES, "own", two_steps("own"))
     if not ids:

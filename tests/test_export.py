@@ -179,9 +179,7 @@ def test_a_missing_library_is_reported_at_once(library: str, tmp_path: Path, mon
 
 
 @pytest.mark.full
-def test_the_command_writes_a_card_with_the_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_the_command_writes_a_card_with_the_scores(tmp_path: Path, monkeypatch, capsys, recwarn) -> None:
     """The shipped model; the command itself compares the outputs of the file."""
     monkeypatch.chdir(ROOT)
     assert main(["export", "stamps", "--out", str(tmp_path / "out")]) == 0

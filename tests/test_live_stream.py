@@ -112,9 +112,7 @@ def test_memory_is_flat_over_ten_minutes() -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("checkpoint", "most"), [("stamps", 1.5), ("natural", 3.0)])
-def test_icf_live_keeps_real_time(
-    checkpoint: str, most: float, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_icf_live_keeps_real_time(checkpoint: str, most: float, tmp_path: Path, capsys, monkeypatch) -> None:
     """Needs two idle cores."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     truck_scene(tmp_path)
@@ -138,9 +136,7 @@ def test_ffmpeg_devices(capsys: pytest.CaptureFixture[str]) -> None:
     assert "v4l2:/dev/none: cannot be read" in capsys.readouterr().err
 
 
-def test_a_wrong_path_is_reported_before_a_model_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_path_is_reported_before_a_model_is_loaded(monkeypatch, capsys) -> None:
     monkeypatch.setattr(pretrained, "load", lambda *given: pytest.fail("a model is loaded"))
     assert main(["live", "nowhere.mp4"]) == 2
     assert capsys.readouterr().err.startswith("icf: error: nowhere.mp4: ")

@@ -35,9 +35,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_log_mel_alone_trains_and_is_scored(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_log_mel_alone_trains_and_is_scored(root: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(root)
     monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 2)
     for path in (root / "Single-source").rglob("*.wav"):
