@@ -29,12 +29,7 @@ from icf_avs.synthetic.catalog import (
     OpenVocabCatalog,
     load_open_vocab_stamps,
 )
-from icf_avs.synthetic.open_vocab_sampler import (
-    DEFAULT,
-    NATURAL,
-    OPEN_VOCAB_SPLITS,
-    sample_open_vocab_scene,
-)
+from icf_avs.synthetic.open_vocab_sampler import DEFAULT, NATURAL, OPEN_VOCAB_SPLITS, sample_open_vocab_scene
 from icf_avs.synthetic.rendering import load_sprite, render_frame
 from icf_avs.synthetic.scene import Camera, Scene
 from icf_avs.synthetic.scene_features import (

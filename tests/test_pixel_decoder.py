@@ -89,9 +89,6 @@ def test_query_network_at_the_widths_of_a_resnet_50(decoder: type) -> None:
 
 def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for build in (
-        lambda: DeformablePixelDecoder(WIDTHS, 32),
-        lambda: AVSegFormer(ResNet50(), nn.Identity(), dim=32),
-    ):
+    for build in (lambda: DeformablePixelDecoder(WIDTHS, 32), lambda: AVSegFormer(ResNet50(), nn.Identity(), dim=32)):
         with pytest.raises(UserError, match="needs the library transformers; install it with: pip install"):
             build()
