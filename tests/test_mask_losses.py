@@ -1,4 +1,4 @@
-"""Mask losses, readings and the terms of the guided_loss: hand-worked values, and frames that must not take part."""
+"""Mask losses, reading losses and the terms of guided_loss: hand-worked values; unlabelled frames are left out."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_blank_by_hand() -> None:
     assert float(suppression_loss(logits, factual, YES, NO)) == pytest.approx((zero + ten) / 2)
     assert float(suppression_loss(logits, factual, YES, YES)) == pytest.approx(zero + (zero + ten) / 2)
     assert float(suppression_loss(logits, factual, NO, NO)) == 0
-    assert float(suppression_loss(logits, 0 * factual, NO, YES)) == 0  # nothing to vanish
+    assert float(suppression_loss(logits, 0 * factual, NO, YES)) == 0  # the factual mask is empty
 
 
 def test_a_frame_with_nothing_to_vanish_does_not_dilute_the_rest() -> None:
@@ -74,7 +74,7 @@ def test_semantic_by_hand() -> None:
 
     overlap = 1 - 2 * probability[2] / (probability[2] + 1)
     assert torch.allclose(loss(0, 0, 1), overlap - probability[2].log())
-    assert torch.allclose(loss(1, 0, 0), -probability[0].log())  # no class is present, so no overlap is asked for
+    assert torch.allclose(loss(1, 0, 0), -probability[0].log())  # no class is present, so there is no overlap term
     part = -0.25 * probability[0].log() - 0.75 * probability[2].log()
     assert torch.allclose(loss(0.25, 0, 0.75), part + 1 - 1.5 * probability[2] / (probability[2] + 0.75))
     assert float(loss(0.25, 0, 0.5)) == 0, "a quarter of the cell is of an unknown class"
@@ -89,7 +89,7 @@ def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
     assert logits.grad.flatten(2).any(-1).equal(frames)
 
 
-# Readings.
+# Reading losses.
 
 
 def test_sound_reading_by_hand() -> None:
@@ -105,14 +105,14 @@ def test_sound_reading_by_hand() -> None:
 
 
 def test_pixel_reading_by_hand() -> None:
-    """Each position counts by the share of it that sounds, and is named by the shares of the classes."""
+    """Each position is weighted by its sounding share; its target is the share of each class."""
     logits = torch.randn(1, 1, 3, 2, 2)
     kinds = torch.zeros(1, 1, 8, 8, dtype=torch.long)
     kinds[..., :2, :4] = 2  # half of the first 4x4 cell
     kinds[..., 4:, :4] = 1
-    kinds[..., 4, :4] = 2  # of the next a quarter, the rest of class 1
+    kinds[..., 4, :4] = 2  # a quarter of the cell below, whose rest is class 1
     masks = torch.nn.functional.avg_pool2d((kinds > 0).float(), 2)
-    masks[..., 2:, 2:] = 1  # of an unknown class
+    masks[..., 2:, 2:] = 1  # unknown class
     cost = -logits.log_softmax(2)[0, 0]
     expected = (0.5 * cost[1, 0, 0] + 0.75 * cost[0, 1, 0] + 0.25 * cost[1, 1, 0]) / 1.5
     assert torch.allclose(losses.pixel_reading_loss(logits, kinds, masks, YES), expected)
@@ -120,7 +120,7 @@ def test_pixel_reading_by_hand() -> None:
     assert float(losses.pixel_reading_loss(logits, 0 * kinds, masks, YES)) == 0
 
 
-# The guided_loss as a whole.
+# guided_loss as a whole.
 
 
 def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
@@ -132,7 +132,7 @@ def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[di
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     terms, _ = terms_of(random_batch(), semantic=True)
     weights = asdict(GuidedLossWeights())
-    # The batch does not ask for extra sounds, which tests/test_guided_network.py has.
+    # This batch has no extra sounds; tests/test_guided_network.py covers them.
     assert set(terms) == {*weights, "loss"} - {"extra_audio"}
     total = sum(weights[name] * float(value.detach()) for name, value in terms.items() if name != "loss")
     assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-5)
@@ -172,7 +172,7 @@ def test_finite_whatever_the_batch(case: str, clips: int) -> None:
     if case == "nothing labelled":
         assert not any(float(terms[name]) for name in OF_LABELLED_FRAMES)
     if case == "everything sounds":
-        assert float(terms["visual_counterfactual"]) == 0  # no picture lacks what sounds
+        assert float(terms["visual_counterfactual"]) == 0  # every frame shows everything that sounds
 
 
 def test_one_clip_has_nothing_to_be_told_from_but_its_own_rivals() -> None:
@@ -180,8 +180,8 @@ def test_one_clip_has_nothing_to_be_told_from_but_its_own_rivals() -> None:
     batch = random_batch(1)
     batch.masks.fill_(1)
     whole, _ = terms_of(batch, counterfactual=False)
-    assert float(terms["contrast"]) > 0  # against the silent region of its own picture
-    assert float(whole["contrast"]) == 0  # which a full mask does not leave
+    assert float(terms["contrast"]) > 0  # against the silent region of the same frame
+    assert float(whole["contrast"]) == 0  # a full mask leaves no silent region
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_one_clip_has_nothing_to_be_told_from_but_its_own_rivals() -> None:
 def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
     batch = random_batch(3, frames=3)
     batch.labelled[:, 1] = False
-    batch.masks[:, 1] = 1  # whatever stands there
+    batch.masks[:, 1] = 1  # any value
     model = small_model()
     output = run(model, batch)
     maps = getattr(output, name)
@@ -211,7 +211,7 @@ def test_the_mask_of_an_unlabelled_frame_does_not_matter() -> None:
 
 
 def test_a_rival_that_sounds_in_the_picture_is_not_suppressed() -> None:
-    """All clips sound the same kind: no foreign picture may be called wrong, but words of absent kinds may."""
+    """All clips sound the same class, so no other clip's audio is a negative; words of absent classes still are."""
     batch = random_batch(3)
     batch.sounding.zero_()
     batch.sounding[..., 0] = True
@@ -223,7 +223,7 @@ def test_a_rival_that_sounds_in_the_picture_is_not_suppressed() -> None:
 
 
 def test_what_is_on_screen_is_not_suppressed_everywhere() -> None:
-    """The same batch with every kind in every picture: rivals answer for the factual mask alone."""
+    """With every class on screen, counterfactuals are suppressed inside the factual mask only."""
     batch, crowded = random_batch(3), random_batch(3)
     crowded.onscreen.fill_(True)
     unknown = random_batch(3)
@@ -233,7 +233,7 @@ def test_what_is_on_screen_is_not_suppressed_everywhere() -> None:
 
 
 def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
-    """Clip i shows kinds i and i + 1 of 3 and hears clip i - 1: on screen in none, but in one once it is put there."""
+    """Clip i shows classes i, i + 1 and hears clip i - 1, whose class is on no screen until it is added to one."""
     batch = random_batch(3)
     model = small_model()
     output = run(model, batch)
@@ -241,7 +241,7 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
     everywhere = inside.clone()
     for shown in (None, 0):
         if shown is not None:
-            batch.onscreen[1, shown] = True  # the kind of clip 0, in the picture of clip 1
+            batch.onscreen[1, shown] = True  # the class of clip 0 appears in clip 1
             everywhere[1] = False
         expected = suppression_loss(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
         assert torch.allclose(loss_terms(model, batch, output)["visual_counterfactual"], expected)

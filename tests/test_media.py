@@ -1,4 +1,4 @@
-"""Frames and sound of real files, made with PyAV, come out at the right second; broken files give one line."""
+"""Frames and audio of files made with PyAV are read at the right time; broken files raise a one-line error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def numbers_at(path, times):
 
 
 def click_at(source):
-    """Second of the loudest sample of two seconds."""
+    """Time in seconds of the loudest sample in the first two seconds."""
     return np.abs(AudioWindows(source).read(0, 32_000)).argmax() / 16_000
 
 
@@ -159,7 +159,7 @@ def test_what_is_not_a_video_gives_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "share"),
     [(name, share) for name in ("index_last.mp4", "index_first.mp4", "a.mkv", "a.avi") for share in (0.2, 0.5, 0.9)]
-    + [("index_last.mp4", 0.99)],  # the others are then as good as whole
+    + [("index_last.mp4", 0.99)],  # with 99 %, the others are still complete
 )
 def test_a_file_that_breaks_off_is_refused(tmp_path, name, share):
     codec = {"sound_codec": "mp3", **MJPEG} if name.endswith("avi") else {}
@@ -172,7 +172,7 @@ def test_a_file_that_breaks_off_is_refused(tmp_path, name, share):
 
 
 def overwritten(path, kind, numbers, byte=0):
-    """Fill packets of a stream with one byte."""
+    """Overwrite packets of one stream with a constant byte."""
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
         packets = [bytes(packet) for packet in container.demux() if packet.stream.type == kind and packet.size]
@@ -193,7 +193,7 @@ def test_a_damaged_frame_is_skipped_and_the_last_one_stays(tmp_path, name):
 
 @pytest.mark.parametrize("number", [47, 48, 49])
 def test_frames_behind_a_damaged_one_near_the_end_are_shown(tmp_path, number):
-    """Threads of the decoder hold the last ones back."""
+    """Decoder threads delay the last frames."""
     path = overwritten(make_clip(tmp_path / "a.mp4", sound=tone(2), **MJPEG), "video", [number])
     assert numbers_at(path, [n / 25 + 0.02 for n in (46, 47, 48, 49)]) == [n - (n == number) for n in (46, 47, 48, 49)]
 

@@ -1,4 +1,4 @@
-"""Scores are the same whatever precision a metric, or the module that holds it, is asked to have."""
+"""Scores do not depend on the floating-point precision of a metric or of the module that holds it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOWER = (torch.float16, torch.bfloat16)
 
 
 class Holder(nn.Module):
-    """A module that scores itself, as in a training framework."""
+    """A module with a metric as submodule, as in training frameworks."""
 
     def __init__(self, metric: Metric) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ def lowered(metric: Metric, way: str, dtype: torch.dtype) -> Metric:
 
 
 def scores(name: str, change: Callable[[Metric], Metric] = lambda metric: metric, predicted=torch.float32) -> dict:
-    """Of twelve clips, after half of which the metric is changed; 96,000 pixels."""
+    """Scores of twelve clips (96,000 pixels); `change` is applied to the metric at the start and halfway."""
     generator, metric = torch.Generator().manual_seed(0), change(METRICS[name]())
     for clip in range(12):
         probabilities = (
             torch.rand(5, 40, 40, generator=generator, dtype=torch.float32).half().bfloat16()
-        )  # exact in all of them
+        )  # exact in every type
         truth = torch.rand(5, 40, 40, generator=generator, dtype=torch.float32) > 0.7
-        truth[0] &= clip != 3  # a frame in which nothing sounds
+        truth[0] &= clip != 3  # an empty frame
         if name == "semantic":
             logits = torch.randint(-3, 3, (5, 4, 40, 40), generator=generator)
             probabilities, truth = logits.bfloat16(), truth.long() + truth.roll(1, 1).long()

@@ -1,4 +1,4 @@
-"""Binary scores against slow NumPy oracles, hand-worked cases for every quirk, and properties."""
+"""Binary metrics against slow NumPy oracles, hand-worked special cases, and properties."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Clip = tuple[np.ndarray, np.ndarray]  # probabilities and truth, float32 [n, H, 
 
 
 def oracle_curve(p: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """F of one frame at 255 thresholds, each by comparison of all pixels."""
-    thresholds = torch.linspace(0, 1 - 1e-10, 255).numpy()  # NumPy's own rounds some of them otherwise
+    """F of one frame at 255 thresholds."""
+    thresholds = torch.linspace(0, 1 - 1e-10, 255).numpy()  # np.linspace rounds some differently
     curve = []
     for t in thresholds:
         hits = ((p >= t) * g).sum(dtype=np.float64)
@@ -61,7 +61,7 @@ def oracle_strict(clips: list[Clip], threshold: float = 0.5) -> dict[str, float]
 
 
 def oracle_dataset(clips: list[Clip], threshold: float = 0.5) -> dict[str, float]:
-    """From the counts of all pixels: of the object, and the means over background and object."""
+    """Scores from pixel counts over the data set: of the object, and the mean over background and object."""
     p, g = (np.concatenate(part).astype(np.float64) for part in zip(*clips, strict=True))
     marked = (p > np.float64(np.float32(threshold))).astype(np.float64)
     ious, fs = [], []
@@ -147,7 +147,7 @@ def test_curves_of_large_frames(soft):
     rng = np.random.default_rng(0)
     p = rng.random((2, 224, 224), dtype=np.float32)
     p[0] = np.round(p[0], 3)
-    p[:, :20] = 1.0  # reaches even the last threshold
+    p[:, :20] = 1.0  # reaches the last threshold
     g = (rng.random(p.shape) < 0.2) * (rng.random(p.shape) if soft else 1.0)
     want = np.stack([oracle_curve(a, b) for a, b in zip(p, g, strict=True)])
     truth = torch.from_numpy(g) if soft else torch.from_numpy(g > 0)
@@ -200,18 +200,18 @@ def test_integer_masks_sound_where_they_are_not_zero():
 
 
 def test_pixels_of_the_set_by_hand():
-    # of 40 pixels 10 are marked, 6 of them rightly; 2 of the object are missed
+    # 40 pixels: 10 predicted, of which 6 are correct; 2 pixels of the object are missed
     p, g = np.zeros((2, 4, 5), np.float32), np.zeros((2, 4, 5), np.uint8)
     p.reshape(-1)[:10], g.reshape(-1)[4:12] = 0.9, 1
     scores = run(DatasetMetric(), [(p[:1], g[:1]), (p[1:], g[1:])])
     assert scores["miou"] == pytest.approx(6 / 12)
     assert scores["f"] == pytest.approx(1.3 * 6 / (1.3 * 6 + 0.3 * 2 + 4))
-    assert scores["miou_2classes"] == pytest.approx((6 / 12 + 28 / 34) / 2)  # most of what is right is background
+    assert scores["miou_2classes"] == pytest.approx((6 / 12 + 28 / 34) / 2)  # the background dominates
     blank = 1.3 * 28 / (1.3 * 28 + 0.3 * 4 + 2)
     assert scores["f_2classes"] == pytest.approx((scores["f"] + blank) / 2)
     nothing = run(DatasetMetric(), [(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), np.uint8))])
     assert math.isnan(nothing["miou"]) and math.isnan(nothing["f"])
-    assert (nothing["miou_2classes"], nothing["f_2classes"]) == (0.5, 1.0)  # CAVP: 0 for what is nowhere, or left out
+    assert (nothing["miou_2classes"], nothing["f_2classes"]) == (0.5, 1.0)  # CAVP: absent classes are 0 or left out
 
 
 def test_empty_truth_is_lenient_in_reference_and_apart_in_strict():
@@ -235,7 +235,7 @@ def test_a_silent_batch_halves_f_in_reference_and_is_left_out_in_strict():
 
 
 def test_every_batch_takes_its_own_threshold():
-    # one answer is exact below 0.3 and one above 0.7: no one threshold serves both
+    # one prediction is exact below 0.3, the other above 0.7: no single threshold fits both
     low, high = np.float32([[[0.2, 0.0]]]), np.float32([[[0.9, 0.7]]])
     both = [(low, np.float32([[[1, 0]]])), (high, np.float32([[[1, 0]]]))]
     assert run(AVSBenchMetric(1), both)["f"] == pytest.approx(1.0)
@@ -250,7 +250,7 @@ def test_a_short_last_batch_weighs_as_much_as_a_full_one():
         metric.update(p, truth)
     assert metric.compute()["miou"] == pytest.approx(0.5)  # and not 4/5
     assert metric.compute()["f"] == pytest.approx((1 + 1) / 2)  # threshold 0 marks all pixels
-    metric.update(right, truth)  # asking in between does not close the batch
+    metric.update(right, truth)  # compute() does not close the batch
     assert metric.compute()["miou"] == pytest.approx((1 + 0.5) / 2)
 
 
@@ -269,7 +269,7 @@ def test_sums_over_many_batches_round_as_float32():
         metric.update(p, torch.zeros(1, 10, 10))
         total += np.float32(97) / (np.float32(100) + np.float32(1e-7))
     assert metric.compute()["miou"] == float(total / np.float32(700))
-    assert abs(metric.compute()["miou"] - 0.97) > 1e-6  # so much does it matter
+    assert abs(metric.compute()["miou"] - 0.97) > 1e-6  # the rounding is visible
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

@@ -1,4 +1,4 @@
-"""All metrics under two real processes give the scores of one."""
+"""All metrics give the same scores in two real processes as in one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
 
 
 def scores(rank: int, world: int) -> dict[str, dict[str, float]]:
-    """Scores of all processes together, where this one is given every `world`-th batch."""
+    """Scores over all processes; this one gets every `world`-th batch."""
     rng = np.random.default_rng(5)
     binary = {"reference": AVSBenchMetric(BATCH), "strict": StrictMetric(), "dataset": DatasetMetric()}
     metrics = {**binary, "semantic": SemanticMetric(5)}
@@ -27,13 +27,13 @@ def scores(rank: int, world: int) -> dict[str, dict[str, float]]:
         truth = torch.from_numpy(rng.random(p.shape) < 0.3 * (clip != 3))
         labels = torch.from_numpy(rng.integers(0, 5, (2, *p.shape)))
         if rank == 0:
-            lonely.update(p, truth)  # the other process has no clip of this metric, and this one no whole batch
+            lonely.update(p, truth)  # one process has no clip of this metric, the other no full batch
         if clip // BATCH % world == rank:
             for metric in binary.values():
                 metric.update(p, truth)
             metrics["semantic"].update(*labels)
         if clip == 4:
-            metrics["reference"].compute()  # to ask in between leaves the open batches as they are
+            metrics["reference"].compute()  # compute() leaves the open batches as they are
     return {name: metric.compute() for name, metric in {**metrics, "lonely": lonely}.items()}
 
 

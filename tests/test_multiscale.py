@@ -1,4 +1,4 @@
-"""Two looks at a picture: hand-worked."""
+"""Merging of mask logits from two scales, hand-worked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from icf_avs.inference.multiscale import LARGE_OBJECT_AREA, merge_scales
 
 
 def found(cells: int, logit: float) -> torch.Tensor:
-    """[1,1,20,20], that many of 400 places found."""
+    """Logits [1,1,20,20] of which the first `cells` are positive."""
     logits = torch.full((400,), -6.0)
     logits[:cells] = logit
     return logits.view(1, 1, 20, 20)
@@ -21,8 +21,8 @@ def test_what_is_large_is_seen_by_both_alike() -> None:
 
 
 def test_what_is_small_is_seen_in_the_large_picture() -> None:
-    """A tenth of LARGE_OBJECT_AREA is in it: the small one, which sees next to nothing, counts a tenth of a half."""
-    both = merge_scales(found(round(LARGE_OBJECT_AREA * 400 / 10), 4.0), found(200, -4.5))
+    """The mask covers a tenth of LARGE, so the small scale, which finds almost nothing, has weight 1/20."""
+    both = merge_scales(found(round(LARGE * 400 / 10), 4.0), found(200, -4.5))
     assert both[0, 0, 0, 0].item() == pytest.approx(4.0 - 8.5 / 20)
 
 

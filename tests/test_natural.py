@@ -1,4 +1,4 @@
-"""Natural video: sounds enter a model by words, and may be restricted to some; how such a model is scored."""
+"""Model `natural`: audio as tag probabilities, word prompts that restrict them, and its scores."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SIZE = 96
 
 @pytest.fixture(scope="module", autouse=True)
 def weights():
-    """The tagger's weights, where encoders look for them."""
+    """The published tagger weights, with ICF_WEIGHTS_DIR set to their folder."""
     path = published_weights()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
@@ -63,7 +63,7 @@ def words(catalog):
 
 @pytest.fixture(scope="module")
 def model(words):
-    """Of the recipe's kind, as it is before training."""
+    """An untrained model of recipe `natural`, made smaller."""
     recipe = natural()
     small = replace(
         recipe, spec=replace(recipe.spec, image_size=SIZE), model=replace(recipe.model, dim=32, pixel_dim=16)
@@ -72,7 +72,7 @@ def model(words):
 
 
 def test_a_sound_is_read_as_its_word_before_any_training(model, words):
-    """Sound and text begin with the same axes, so a word that no training says is read as well."""
+    """Audio and text projections start equal, so words never seen in training are read as well."""
     said = torch.zeros(1, len(words.words), model.audio.heard.dim)
     said[0, range(len(words.words)), range(len(words.words))] = 1
     audio = model.network.encode_audio(said, tags=True)
@@ -81,14 +81,14 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
 
 
 def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_reading(model, words, monkeypatch):
-    """Whatever the reading has become: of many animals training says "animal", and a cat is read as one then."""
+    """The prior uses the heard words even if the reading has drifted, say from "cat" to "animal"."""
     asked = []
     prior = model.network.prior.classifier
     real = prior.forward
     monkeypatch.setattr(prior, "forward", lambda r, scores: asked.append(r) or real(r, scores))
     monkeypatch.setattr(
         model.network.implicit_text.vocabulary.log_temperature, "data", torch.tensor(9.0)
-    )  # it reads anything
+    )  # reads arbitrary words
     cat, violin, owl, person = (words.index[word] for word in ("cat", "violin", "owl", "person"))
     sound, others = torch.zeros(2, 2, model.audio.heard.dim), torch.zeros(2, 3, 2, model.audio.heard.dim)
     sound[0, 0, cat], sound[0, 0, violin], others[:, 1, :, owl], others[:, 2, :, person] = 0.6, 0.2, 0.15, 0.15
@@ -103,17 +103,17 @@ def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_read
     model.eval()
     alone, trained = (reading.unflatten(1, (2, 2)) for reading in asked)
     assert alone[0, 0, 0, cat] == pytest.approx(0.75) and alone[0, 0, 0].sum() == pytest.approx(1)
-    assert not alone[0, 0, 1].any()  # nothing is heard, nothing is asked for
+    assert not alone[0, 0, 1].any()  # nothing is heard, so the query is zero
     factual, *counterfactuals, rest, foreign, first, second, third = trained
     assert torch.equal(factual, alone[0]) and torch.equal(foreign, factual.roll(1, 0))
     assert all(reading.max() < 0.01 and reading.min() > 0 for reading in (*counterfactuals, rest))
     assert torch.allclose(first[..., [owl, person]], torch.tensor([1 / 3, 2 / 3]))
     assert (second[..., owl] == 1).all()
-    assert torch.allclose(third[..., person], torch.tensor(0.5))  # heard faintly, searched for in part
+    assert torch.allclose(third[..., person], torch.tensor(0.5))  # a faint sound has a weaker query
 
 
 def test_a_picture_is_looked_at_twice(model, catalog):
-    """At it and at a copy of 64 pixels, the nearest to half of its side that all levels divide."""
+    """At full size and at 64 pixels, the multiple of the largest stride nearest to half of it."""
     frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)
     waves = bark_of(model, catalog).repeat(2, 1)
     smaller = resize_frames(frames, 64)
@@ -121,7 +121,7 @@ def test_a_picture_is_looked_at_twice(model, catalog):
     with torch.inference_mode():
         audio = network.encode_audio(waves[None])
         whole = network.encode_frames(frames[None])
-        small = network.encode_frames(smaller[None], whole.object_probs)  # the segmenter of objects is asked once
+        small = network.encode_frames(smaller[None], whole.object_probs)  # the VOC segmenter runs once
         for visual in (whole, small):
             output = network(visual, audio, valid)
             with_objects = fuse_segmenter(output.logits[0], output.segmenter[0])
@@ -129,12 +129,12 @@ def test_a_picture_is_looked_at_twice(model, catalog):
         halfway = predictor.segment(predictor.encode(smaller[None], whole), audio, valid)
     both = merge_scales(*masks)
     torch.testing.assert_close(predictor.predict(frames, waves).logits, both[0], atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(halfway.logits, both, atol=1e-3, rtol=1e-3)  # whose features are known, may be as small
+    torch.testing.assert_close(halfway.logits, both, atol=1e-3, rtol=1e-3)  # precomputed features
 
 
 def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
-    """Quiet frames are not looked at; the others are answered as if these were not there."""
-    # One by one: the tagger rounds three sounds unlike two, and encoders frames.
+    """Silent frames are not encoded; the results of the others do not depend on them."""
+    # One at a time: rounding in the tagger and in the encoders depends on the batch size.
     tag, visual = model.audio.tag, model.network.visual
     encode, segment = visual.network.forward, visual.segmenter.forward
     monkeypatch.setattr(
@@ -162,7 +162,7 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
 
 
 def bark_of(model, catalog):
-    """[1,N], five seconds."""
+    """Waveform [1,N] of five seconds of a dog."""
     bark = SoundBank(catalog, "train").loop_recording("dog", 5 * RATE, np.random.default_rng(0))
     return resample(torch.from_numpy(bark)[None], RATE, model.spec.sample_rate)
 
@@ -170,7 +170,7 @@ def bark_of(model, catalog):
 def test_through_a_checkpoint_it_answers_the_same(model, catalog, tmp_path):
     path = tmp_path / "natural.safetensors"
     save_checkpoint(model, path, {"name": "test"})
-    assert path.stat().st_size < 4e6  # neither the tagger nor the visual encoder is in it
+    assert path.stat().st_size < 4e6  # without the tagger and the visual encoder
     again = load_checkpoint(path)
     frames = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8)
     waves = bark_of(model, catalog).repeat(2, 1)
@@ -180,7 +180,7 @@ def test_through_a_checkpoint_it_answers_the_same(model, catalog, tmp_path):
 
 
 def test_a_checkpoint_takes_another_tagger(model, tmp_path, monkeypatch):
-    """Its weights do not depend on the tagger's, which only names words."""
+    """The tagger only yields tag probabilities, so the weights fit any tagger."""
     path = tmp_path / "natural.safetensors"
     save_checkpoint(model, path, {"name": "test"})
     monkeypatch.setattr(tagger_encoder, "load_efficientat", lambda *_, name: EfficientAT(32_000, True, 1.0))
@@ -196,7 +196,7 @@ def test_words_choose_what_may_be_heard(model, words):
         return [words.words[index] for index in prompted_words(model, text).nonzero()[:, 0].tolist()]
 
     assert set(chosen("Dog ; horses, thunder")) == {"dog", "horse"}
-    assert find_tags("freight train") is None  # so by MiniLM
+    assert find_tags("freight train") is None  # so MiniLM finds the tags
     assert "train" in chosen("freight train") and "dog" not in chosen("freight train")
 
 
@@ -219,7 +219,7 @@ def test_words_that_cannot_be_asked_for(model, text, told):
 
 
 def test_words_are_those_of_one_predictor_also_while_others_work(model, words, catalog):
-    """Threads share a model; what one asks for neither stays nor reaches the others."""
+    """Threads share a model; the words of one predictor do not affect the others."""
     waves, frames = bark_of(model, catalog), torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
     plain, dog, none = words.index["dog"], *(torch.zeros(len(words.words), dtype=torch.bool) for _ in range(2))
     dog[plain] = True
@@ -265,10 +265,10 @@ def test_stretches_of_the_same_words_are_one_line():
         "1:00-1:02  dog 0.40 (not segmented)",
         "1:02-1:03  dog 0.40",
     ]
-    fine = [_Frame(0, dog), _Frame(59.996, both)]  # as at a high fps
+    fine = [_Frame(0, dog), _Frame(59.996, both)]  # as with a high mask rate
     assert [line.split()[0] for line in tag_lines(fine)] == ["0:00-0:01", "1:00-1:01"]
     assert [clock(time) for time in (0.25, 1 / 30, 119.99)] == ["0:00.25", "0:00.03", "1:59.99"]
-    unnamed = [_Frame(0, ()), _Frame(1, (), 0.2), _Frame(2, dog, 0.2)]  # of a model without names
+    unnamed = [_Frame(0, ()), _Frame(1, (), 0.2), _Frame(2, dog, 0.2)]  # a model without class names
     assert [line[11:] for line in tag_lines(unnamed)] == ["nothing", "a sound without a name", "dog 0.40"]
     many = [_Frame(second, dog if second % 2 else ()) for second in range(100)]
     lines = list(tag_lines(many))
@@ -276,7 +276,7 @@ def test_stretches_of_the_same_words_are_one_line():
 
 
 def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, capsys):
-    """`natural`, whose weights are fetched; where they cannot be, one line, and no other model in its place."""
+    """The default is `natural`; if its weights cannot be fetched, a one-line error, not another model."""
     assert find_checkpoint(None)[1] == find_checkpoint("natural")[1] == "natural"
     assert icf_avs.load().name == "natural"
     tip = "--checkpoint stamps"
@@ -305,7 +305,7 @@ def scenes(catalog):
 
 
 class Oracle(Network):
-    """Marks what is heard, wherever it is; `deaf`, it marks what the first question asks for under every sound."""
+    """Segment exactly what is heard; if `deaf`, segment what the first query asks for, whatever the audio."""
 
     feature_spec = None
 
@@ -372,7 +372,7 @@ def test_the_table_keeps_other_runs(tmp_path):
     add(line | {"miou": "0.5"})
     kept = study.RUNS.read(tmp_path / "t.csv")
     assert [(row["row"], row["miou"]) for row in kept] == [("shipped", "1"), ("all", "0.5")]
-    add(line | {"test_set": "known-val", "miou": "0.7"})  # beside those of test
+    add(line | {"test_set": "known-val", "miou": "0.7"})  # kept beside rows of the test set
     assert [row["miou"] for row in study.RUNS.read(tmp_path / "t.csv")] == ["1", "0.5", "0.7"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="not a table of"):

@@ -1,4 +1,4 @@
-"""Networks that ICF trains, through the whole product: a run, its checkpoint, segmentation and scores."""
+"""Plug-in training of other networks end to end: a run, its checkpoint, segmentation and scores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tiny(
     icf: PlugInConfig | None = PLUG_IN,
     interventions: InterventionSettings | None = INTERVENTIONS,
 ) -> TrainConfig:
-    """Two steps of a small network over the small encoders."""
+    """Configuration of two training steps of a small network on small encoders."""
     config = with_encoders(RECIPES[f"{layout}-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
     absent = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
     model = replace(config.model, **absent, network=name, dim=32, heads=4, layers=1)
@@ -90,7 +90,7 @@ def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
 
 
 def check_resume(config: TrainConfig, source: Path, tmp_path: Path) -> None:
-    """A run that is interrupted and resumed ends with the weights of one without a break."""
+    """Check that an interrupted and resumed run ends with the weights of an uninterrupted one."""
     straight = load_file(train(config, tmp_path / "straight", source=source))
     broken_off(tmp_path / "broken", config, 3, source)
     resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
@@ -98,12 +98,12 @@ def check_resume(config: TrainConfig, source: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -> None:
-    """The plug-in's own weights are kept for it, with the texts of its banks, and the running means of sounds."""
+    """The state includes the plug-in's weights, the texts of its banks and the running means of sounds."""
     check_resume(replace(tiny("query"), steps=3), sets / "Multi-sources", tmp_path)
 
 
 def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(sets: Path, tmp_path: Path) -> None:
-    """No step taken: weights, masks and the exported graph are equal; the plug-ins draw nothing that they need."""
+    """With learning rate 0, weights, masks and exported graph are equal: plug-ins do not consume random numbers."""
     frames, waves = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8), torch.randn(2, 15_600)
     found = []
     for icf, interventions in ((None, None), (PLUG_IN, INTERVENTIONS)):
@@ -124,14 +124,14 @@ def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(set
 
 @pytest.mark.full
 def test_a_host_is_exported(sets: Path, tmp_path: Path) -> None:
-    """The command compares the file's answers with the model's for clips of one and of five frames."""
+    """The command itself compares exported file and model on clips of one and of five frames."""
     path = train(replace(tiny("avsegformer", icf=None), steps=1), tmp_path, source=sets / "Multi-sources")
     export_command(str(path), tmp_path / "out", "torch", tmp_path)
     assert (tmp_path / "out" / "ms3-avsegformer.pt2").is_file()
 
 
 def with_reading(reading: Reading, **changes: object) -> TrainConfig:
-    """MIT alone, the row of table 2 that only acts where a part of it is in the network."""
+    """MIT alone: the row of table 2 that acts only if a part of MIT is in the network."""
     return replace(tiny("query", icf=PlugInConfig(replace(PLUG_IN.mit, reading=reading), None, None)), **changes)
 
 

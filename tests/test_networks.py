@@ -1,4 +1,4 @@
-"""What every network keeps to: shapes, device, padding, order of clips, gradients, the features that ICF taps."""
+"""Properties of every network: shapes, device, padding, batch order, gradients, and the features that ICF taps."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_same_input_same_output_and_sound_matters(name: str) -> None:
     silent = network(*clips._replace(sound=torch.zeros_like(clips.sound)))
     assert (first.logits - silent.logits).abs().max() > 1e-4
     for one, other in zip(first.features.visual, silent.features.visual, strict=True):
-        assert torch.equal(one, other)  # what ICF taps of vision has heard nothing yet
+        assert torch.equal(one, other)  # the visual features for ICF do not depend on audio
 
 
 @every_network
@@ -99,7 +99,7 @@ def test_gradients_reach_all_that_trains(name: str, train_visual: bool) -> None:
     assert all(x.requires_grad for x in (*output.features.visual, output.features.audio))
     sum(x.square().mean() for x in (output.logits, *output.auxiliary.values())).backward()
     without = {key for key, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
-    assert not {key for key in without if not key.endswith(("attend.bias", "key.bias"))}  # softmax: shared by all
+    assert not {key for key in without if not key.endswith(("attend.bias", "key.bias"))}  # no effect on softmax
     frozen = {key for key, p in network.named_parameters() if not p.requires_grad}
     assert all(key.startswith(("visual.", "fuse.3.skip.")) for key in frozen)
     assert any(key.startswith("visual.") for key in frozen) is not train_visual
@@ -121,7 +121,7 @@ def test_every_tensor_is_on_the_device_of_the_input(name: str) -> None:
     network = small_network(name, classes=5).to("meta")
     output = network(*(x.to("meta") for x in random_clips()))
     assert {x.device.type for x in tensors(output)} == {"meta"}
-    with torch.device("meta"):  # a network that is built there has nothing anywhere else
+    with torch.device("meta"):  # a network built there has no tensor elsewhere
         built = BUILDERS[name](SmallVisual(), nn.Identity())
     assert {x.device.type for x in built.state_dict().values()} == {"meta"}
 
@@ -138,7 +138,7 @@ def test_lower_precision(name: str) -> None:
 
 
 def test_queries_hear_each_in_its_own_way() -> None:
-    """Cross-attention to the one audio token would move all queries by the same vector."""
+    """Cross-attention to a single audio token would shift all queries by the same vector."""
     queries = small_network("query-light").queries
     one, other = queries(torch.randn(1, 32)), queries(torch.randn(1, 32))
     moved = (one - other)[0]
@@ -146,7 +146,7 @@ def test_queries_hear_each_in_its_own_way() -> None:
 
 
 def test_layers_in_turn_reach_every_stride() -> None:
-    """With two layers, maps of stride 8 still reach the mask, and no layer is left without a map."""
+    """With two layers, maps of stride 8 still reach the mask, and every layer has a map."""
     network, clips = small_network("query-light", layers=2), random_clips()
     visual = network.encode_frames(clips.frames).map(Tensor.requires_grad_)
     network(visual, clips.sound, clips.valid).logits.sum().backward()

@@ -1,4 +1,4 @@
-"""Fused convolutions: the numbers of separate steps, whatever happens to the weights meanwhile."""
+"""Fused convolutions equal the separate operations, also after the weights change."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_numbers_of_separate_steps(name: str, kind: str) -> None:
         found = fused_conv(layer, x, relu6=kind == "clipped", residual=plus)
         torch.testing.assert_close(found, steps(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
         assert torch.equal(x, before)
-    assert len(onednn_layers._cached.get(layer, {})) == (onednn_layers._MAX_CACHED if CAPABLE else 0)  # of three shapes
+    assert len(onednn_layers._cached.get(layer, {})) == (onednn_layers._MOST if CAPABLE else 0)  # after three shapes
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def test_new_weights_and_a_new_geometry_are_noticed() -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_what_an_optimizer_has_changed_is_seen(fused: bool) -> None:
-    """A fused one leaves the version of a weight as it was."""
+    """A fused optimizer does not change the version counter of a weight."""
     layer = SameConv(3, 8, 3)
     optimizer, x = torch.optim.AdamW(layer.parameters(), 0.1, fused=fused), picture(layer)
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_forgotten_with_its_layer() -> None:
 
 @pytest.mark.full
 def test_without_the_operators_the_encoder_gives_the_same(tmp_path: Path) -> None:
-    """On a processor without AVX2, and where PyTorch lacks its operators: the public steps."""
+    """Without AVX2 or the oneDNN operators, the public PyTorch operations are used."""
     code = (
         "import sys, torch; from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0; "
         "frames = torch.arange(64 * 64 * 3).remainder(251).view(1, 64, 64, 3).byte(); "

@@ -1,4 +1,4 @@
-"""Linear layers by way of oneDNN against products in float64, forth and back, and that nothing else of them changes."""
+"""oneDNN linear layers: forward and backward against float64 products; all else is as in nn.Linear."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from icf_avs.encoders.onednn_layers import RowLinear, TokenLinear, with_token_li
 
 
 def worst(found: Tensor, expected: np.ndarray) -> float:
-    """The largest error, beside the largest number that there should be."""
+    """Largest absolute error relative to the largest expected value."""
     return float(np.abs(found.detach().double().numpy() - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """PyTorch chooses another way for each."""
+    """PyTorch uses a different kernel for each."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield

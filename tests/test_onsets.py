@@ -1,4 +1,4 @@
-"""The scores of words on sounds that begin and end, by hand, and the composed sounds."""
+"""Tag scores on sounds that start and stop: hand-worked, and on composed sounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from research.onsets import ROWS, compose, scores
 
 
 def test_scores_by_hand() -> None:
-    """One clip that begins and ends, two throughout, of which the second is never right."""
+    """One clip with a pause, two without; the last is always tagged wrongly."""
     on = torch.tensor([[True, True, False, False], [True] * 4, [True] * 4])
     right = torch.tensor([[False, True], [False, True], [False, True]])
     weights = torch.zeros(3, 4, 2)
@@ -26,7 +26,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_the_rule_finds_when_a_composed_sound_is_on() -> None:
-    """Half of the clips have pauses; the level tells these from the sound, the clip keeps its word."""
+    """Half of the clips have pauses. The level reveals the pauses, and the whole clip decides the word."""
     tagger = WordTagger(load_efficientat(published_weights()), audio_words())
     sounds = compose(tagger, seed=1, count=2)
     assert sounds.on[1::2].all() and not sounds.on[::2].all(1).any() and sounds.right.any(1).all()

@@ -1,4 +1,4 @@
-"""Batches of word scenes: what is asked is marked and nothing else, and what must not be said is not said."""
+"""Open-vocabulary batches: masks show exactly what is asked for, and held-out words never occur."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def features(catalog) -> OpenVocabFeatures:
 
 @pytest.fixture(scope="module")
 def sounds(catalog, words) -> TaggerOutputs:
-    """Every second kind is heard as its word, surely (9/16), all others as an accordion; pairs are of neighbours."""
+    """Every second class is tagged as its word (9/16), the others as an accordion; mixtures are of neighbours."""
     kinds = tuple(sorted({stamp.class_name for stamp in catalog.training if stamp.class_name}))
     size = len(words.words)
     outputs = np.zeros((len(kinds), 2, size), np.float16)
@@ -116,7 +116,7 @@ def test_recordings_take_turns_with_words_where_they_are_heard_rightly(batch, wo
     word_of_class = {words.word_of_class[kind] for kind in sounds.class_names[1::2]}
     for row, frame in recorded.nonzero().tolist():
         asked = set(batch.sounding[row, frame].nonzero()[:, 0].tolist())
-        # No accordion, which nothing here is, but in the mixture with something that is heard as what it is.
+        # A wrong tag (accordion) occurs only in a mixture with a correctly tagged sound.
         assert any(batch.tag_probs[row, frame, word] == SURELY for word in asked & word_of_class)
 
 
@@ -138,7 +138,7 @@ def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batc
 
 
 def subsets(count: int) -> list[tuple[int, ...]]:
-    """Every choice of at least one of so many things."""
+    """Non-empty subsets of range(count)."""
     return [some for size in range(1, count + 1) for some in combinations(range(count), size)]
 
 
@@ -148,12 +148,12 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
     assert batch.other_sounds.shape == (24, 3, *batch.tag_probs.shape[1:])
     assert batch.other_masks.shape == (24, 3, *batch.masks.shape[1:])
     waves, masks = batch.other_sounds.amax(2), batch.other_masks.flatten(2).amax(2)
-    assert (waves - batch.tag_probs.amax(1)[:, None]).abs().amax(2).gt(0).float().mean() > 0.9  # other questions
+    assert (waves - batch.tag_probs.amax(1)[:, None]).abs().amax(2).gt(0).float().mean() > 0.9  # other queries
     differ = (batch.other_masks - batch.masks[:, None]).abs().flatten(2).amax(2) > 0
     single = torch.tensor([len(features.scenes[clip].objects) == 1 for clip in at])
-    assert differ.float().mean() > 0.4 and differ[single].float().mean() < 0.95  # a single thing is asked for again
+    assert differ.float().mean() > 0.4 and differ[single].float().mean() < 0.95  # a single object is asked for again
     assert 0.5 < (masks > 0).float().mean() < 0.95
-    for clip in range(24):  # each marks whole things
+    for clip in range(24):  # each mask is a union of whole objects
         numbers = range(1, len(features.scenes[clip].objects) + 1)
         shares = avg_pool2d(torch.stack([torch.tensor(features.object_maps(clip) == n).float() for n in numbers]), 2)
         for frame in range(FRAMES):
@@ -195,7 +195,7 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
     exact = dequantize_scores(features.class_scores[at])
     raw = [torch.from_numpy(level[at]).float().permute(0, 1, 4, 2, 3) for level in features.pyramid]
     shares = dequantize_probs(features.object_probs[at])
-    assert shares.amax(2).max() > 0.5  # some things are seen for what they are
+    assert shares.amax(2).max() > 0.5  # some objects are recognized
     assert all(torch.equal(*both) for both in zip(calm.pyramid, raw, strict=True))
     assert calm.class_scores.equal(exact) and calm.object_probs.equal(shares)
     assert torch.equal(calm.tag_probs, rough.tag_probs)

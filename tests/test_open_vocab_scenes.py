@@ -1,4 +1,4 @@
-"""Words for sounds: the catalog and what is held out of it, scenes, masks, and features kept in the cache."""
+"""Open-vocabulary scenes: the catalog and its held-out classes, scenes, masks, and cached features."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ COUNT = 60
 
 
 def render(scene: Scene, time_s: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Image, and map of the objects."""
+    """RGB image and object map."""
     rgb, stamp_map = render_frame(scene, time_s, size)
     return rgb, scene.object_map(stamp_map)
 
@@ -65,7 +65,7 @@ def scenes(words: OpenVocabCatalog) -> dict[str, list[Scene]]:
 def test_scenes_are_those_that_were_trained_on_and_scored(
     words: OpenVocabCatalog, scenes: dict[str, list[Scene]]
 ) -> None:
-    """By a digest: a change here makes scores of before and after others'. Validation has backgrounds of its own."""
+    """Digests: other scenes would make old and new scores incomparable. Validation shares no background with test."""
     for split, digest in (("test", "6aa20b2097619868"), ("heldout", "d47fc38927842e54")):
         assert scene_digest(scenes[split][:12]) == digest, split
     natural = (sample_open_vocab_scene(words, "train", index, style=NATURAL) for index in range(40))
@@ -113,7 +113,7 @@ def test_training_knows_no_word_for_a_held_out_thing(words: OpenVocabCatalog) ->
     assert not set(unknown) & set(words.training_words)
     cosines = embed_with_minilm(unknown) @ embed_with_minilm(words.training_words).T
     close = {words.training_words[j] for _, j in (cosines > 0.7).nonzero().tolist()}
-    assert {word for word in close if "truck" not in word} <= {"lion", "sea lion"}  # other vehicles are other things
+    assert {word for word in close if "truck" not in word} <= {"lion", "sea lion"}  # other vehicles are allowed
 
 
 def test_splits(scenes: dict[str, list[Scene]], words: OpenVocabCatalog) -> None:
@@ -167,7 +167,7 @@ def test_words_name_things(words: OpenVocabCatalog) -> None:
 
 
 def test_masks_are_where_something_is_drawn(words: OpenVocabCatalog) -> None:
-    """Against the same scene without its stamps, seen by a perfect camera: they differ inside the mask only."""
+    """Compared with the same scene without stamps and camera effects, pixels differ inside the mask only."""
     for index in range(12):
         one = sample_open_vocab_scene(words, "train", index)
         plain = tuple(replace(placed, feather=0.0) for placed in one.stamps)
@@ -178,7 +178,7 @@ def test_masks_are_where_something_is_drawn(words: OpenVocabCatalog) -> None:
         changed = np.abs(rgb.astype(int) - empty).max(-1) > 0
         assert set(np.unique(things)) - {0} == set(range(1, len(one.objects) + 1)), "every thing is seen"
         covered = things > 0
-        # Around a mask lie translucent pixels, about one wide.
+        # A mask is surrounded by translucent pixels, about one wide.
         grown = covered.copy()
         for axis in (0, 1):
             for shift in (-3, -2, -1, 1, 2, 3):
@@ -194,7 +194,7 @@ def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch:
     wanted = SceneSet("train", 3, 0, DEFAULT, ClipSpec(frames=2, image_size=96), strides=(8, 32))
     done = []
     features = open_vocab_features(words, wanted, 1, lambda *at: done.append(at))
-    assert done == [(3, 3)] * 2  # rendered, then looked at by the segmenter
+    assert done == [(3, 3)] * 2  # rendered, then segmented
     assert [level.shape for level in features.pyramid] == [(3, 2, 12, 12, 40), (3, 2, 3, 3, 320)]
     assert features.class_scores.shape == (3, 2, 3, 3, 1000) and features.stamp_maps.shape == (3, 2, 48, 48)
     assert features.images.shape == (3, 2, 48, 48, 3)

@@ -1,4 +1,4 @@
-"""A run of recipe `natural` in small: it shows clips and keeps its best checkpoint, and is none the other for it."""
+"""A small run of recipe `natural`: sample sheets and best checkpoint, which do not change the training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TINY = replace(
 
 
 def embedded(encoder: str | tuple[str, ...], names: tuple[str, ...] = ()) -> torch.Tensor:
-    """Random unit vectors in place of the text encoder's, by the name."""
+    """Random unit vectors seeded by the name, in place of text embeddings."""
     texts = names or encoder
     vectors = torch.stack([
         torch.randn(MINILM_DIM, generator=torch.Generator().manual_seed(sum(map(ord, text)))) for text in texts
@@ -56,7 +56,7 @@ def embedded(encoder: str | tuple[str, ...], names: tuple[str, ...] = ()) -> tor
 
 
 def heard(*_: object, **__: object) -> TaggerOutputs:
-    """No recordings: sounds are words."""
+    """Tagger outputs without recordings, so that sounds are words."""
     nothing = np.zeros((2, len(composed_data.audio_words()) + 900), np.float16)
     return TaggerOutputs((), nothing[:0, None], nothing[:, None], nothing, np.zeros((0, 2), int), nothing[:0])
 

@@ -1,4 +1,4 @@
-"""Drawing, the contact sheet, the overlay video of unusual videos, and the thread that writes it."""
+"""Overlay drawing, contact sheet, overlay videos of unusual inputs, and the writer thread."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_contour_is_the_border_of_the_mask_and_opaque():
     mask[5:15, 8:25] = True
     edge = inner_edge(mask, 1)
     assert edge.sum() == 2 * 10 + 2 * 17 - 4
-    assert inner_edge(np.ones((5, 5), bool), 2).sum() == 0  # the border of the image is no contour
+    assert inner_edge(np.ones((5, 5), bool), 2).sum() == 0  # the image border is not a contour
     rgb = np.zeros((20, 30, 3), np.uint8)
     Overlay(mask).draw_rgb(rgb)
     inside = rgb[mask & ~edge]
@@ -71,7 +71,7 @@ def test_what_lies_apart_is_drawn_by_the_formula_and_what_is_between_is_left():
 
 
 def overlaid(source, mask=None):
-    """Its path, with one mask in all of it (by default an empty one)."""
+    """Path of an overlay video with the same mask in every frame (default: empty)."""
     info, path = probe(source), source.with_name("overlay.mp4")
     mask = np.zeros((info.height, info.width), bool) if mask is None else mask
     write_video(info, path, lambda time: min(int(time), 9), lambda number: mask, lambda number: None)
@@ -129,7 +129,7 @@ def test_irregular_times_and_late_sound_are_kept(tmp_path):
     path = overlaid(source)
     with av.open(str(path)) as container:
         times = [frame.time for frame in container.decode(video=0)]
-    # the frame of 1.0 is held beyond its mask, and shown again under the next one
+    # the frame of 1.0 s outlasts its mask and is repeated with the next one
     np.testing.assert_allclose(times, [0.0, 0.1, 0.15, 0.9, 1.0, 2.0, 2.5], atol=0.002)
     assert probe(path).duration == pytest.approx(probe(source).duration, abs=0.02)
     wave = AudioWindows(path).read(0, 48_000)
@@ -155,7 +155,7 @@ def test_mono_stays_mono_and_more_becomes_stereo(tmp_path, channels, expected):
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 @pytest.mark.parametrize("case", ["plain", "late sound", "late frames"])
 def test_the_sound_is_the_videos_own_aac(tmp_path, name, case):
-    """Packet for packet, at the second it belongs to; what is heard before the first frame is left out."""
+    """Packets are copied with their timestamps; audio before the first frame is left out."""
     times = [0.5 + number / 25 for number in range(50)] if case == "late frames" else None
     source = make_clip(tmp_path / name, times=times, sound=tone(2.5), sound_at=0.3 if case == "late sound" else 0.0)
     info, found = probe(source), []
@@ -167,7 +167,7 @@ def test_the_sound_is_the_videos_own_aac(tmp_path, name, case):
     left_out = len(own) - len(made)
     assert info.audio_unbroken and [data for _, data in own[left_out:]] == [data for _, data in made]
     assert np.abs([at - info.start - put for (at, _), (put, _) in zip(own[left_out:], made, strict=True)]).max() < 0.001
-    assert left_out == (23 if case == "late frames" else 0)  # of 1,024 samples; the last before 0.5 s is kept
+    assert left_out == (23 if case == "late frames" else 0)  # packets of 1,024 samples; the last before 0.5 s is kept
 
 
 def test_a_hole_in_the_sound_is_silence(tmp_path):
@@ -178,7 +178,7 @@ def test_a_hole_in_the_sound_is_silence(tmp_path):
 
 
 def test_a_video_that_cannot_be_written_is_not_the_sources_fault(tmp_path):
-    """Whose sound is copied meanwhile: a full disk stays a full disk."""
+    """A full disk is reported as such, although audio packets are being copied."""
     info = probe(make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1)))
 
     def full(number):
@@ -188,7 +188,7 @@ def test_a_video_that_cannot_be_written_is_not_the_sources_fault(tmp_path):
         write_video(info, tmp_path / "overlay.mp4", int, full, lambda number: None)
 
 
-# the thread that writes it ------------------------------------------------------------------------------------------
+# the writer thread --------------------------------------------------------------------------------------------------
 
 
 def blank(index):
@@ -253,7 +253,7 @@ def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):
     assert tile.caption == "1:05.25  dog 80%"
     sheet = np.asarray(contact_sheet([tile] * 5))
     assert (sheet == 200).all(axis=-1).sum() == 5 * 90 * 160
-    assert (sheet[96:116] > 220).any()  # the line below
+    assert (sheet[96:116] > 220).any()  # the caption
 
 
 def test_folder_names_that_mean_something_else(tmp_path):

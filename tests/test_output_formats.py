@@ -1,4 +1,4 @@
-"""What `icf convert` writes, read back by the libraries that the formats are for."""
+"""Outputs of `icf convert`, read back by the libraries of each format."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DAVIS = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
 
 
 class TwoMovers(MaskPredictor):
-    """A dog that goes right and is not heard in mask 3, a bell that stands still; nothing in the last mask."""
+    """A dog that moves right and is missing in mask 3, a bell at rest; the last mask is empty."""
 
     classes, semantic = KINDS, True
 
@@ -83,7 +83,7 @@ def either(request):
 
 
 def made(masks, clip, fps=1.0, heard=()) -> Segmentation:
-    """A segmentation of given masks, bool [n, H, W]."""
+    """A segmentation with the given masks, bool [n, H, W]."""
     frames = [
         FrameMask(i, i / fps, (i + 1) / fps, (i + 0.5) / fps, float(mask.mean()), 0.8, tuple(heard), encode(mask))
         for i, mask in enumerate(masks)
@@ -149,7 +149,7 @@ def test_true_run_lengths_pass_the_check(mask):
 @given(SIDES, st.data())
 @settings(deadline=None, max_examples=300)
 def test_what_passes_the_check_is_what_the_library_would_write(size, data):
-    """Broken run lengths make pycocotools write beyond its memory, so none may come to it from a file."""
+    """Invalid run lengths make pycocotools write out of bounds, so files with them must be rejected."""
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     text = encode(np.kron(rng.random((size[0] // 4 + 1, size[1])) < 0.5, np.ones((4, 1)))[: size[0]])["counts"]
     at, code = data.draw(st.integers(0, len(text) - 1)), chr(data.draw(st.integers(40, 120)))
@@ -177,7 +177,7 @@ def test_broken_run_lengths(counts):
 def test_coco_loads_with_pycocotools_and_holds_the_masks(either):
     data = COCO(str(convert(either.folder, "coco")))
     assert [c["name"] for c in data.loadCats(data.getCatIds())] == (list(KINDS) if either.class_names else ["sounding"])
-    assert len(data.imgs) == len(either)  # with those of nothing
+    assert len(data.imgs) == len(either)  # empty masks included
     for picture_id, expected in zip(sorted(data.imgs), either.frames, strict=True):
         info = data.imgs[picture_id]
         png = np.asarray(Image.open(either.folder / "masks" / info["file_name"].replace("jpg", "png")))
@@ -214,7 +214,7 @@ def test_coco_annotations_are_results_as_well(semantic, capsys):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    assert evaluation.stats[0] == 1  # of itself
+    assert evaluation.stats[0] == 1  # compared with itself
 
 
 # objects ------------------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_palette_masks_are_indexed_and_keep_the_index_of_an_object(either):
 
 def test_objects_are_linked_by_overlap(clip):
     a = [boxes((5 + 5 * i, 10, 40, 30)) for i in range(6)]
-    a[2] = a[3] = boxes()  # away for two masks
+    a[2] = a[3] = boxes()  # absent in two masks
     b = [boxes((100 - 8 * i, 70, 30, 30)) for i in range(6)]
     specks = boxes((0, 0, 2, 2))
     tracks = find_tracks(made([x | y | specks for x, y in zip(a, b, strict=True)], clip, fps=2))
@@ -247,12 +247,12 @@ def test_objects_are_linked_by_overlap(clip):
             x, y, w, h = region.box
             np.testing.assert_array_equal(boxes(region.box), truth[region.index])
             assert region.area == w * h
-    # at one mask a second an object may be away for one mask only
+    # at one mask per second, an object may be absent in one mask only
     assert [len(track.regions) for track in find_tracks(made(a, clip, fps=1))] == [2, 2]
 
 
 def test_linking_is_one_to_one_and_the_best_of_all_pairs(clip):
-    """The right one of two overlaps both old ones, the large one more (0.38) than the left one does (0.37)."""
+    """The new right region overlaps the large old one (0.38) slightly more than the new left region does (0.37)."""
     before = boxes((20, 20, 60, 20), (84, 20, 15, 20))
     after = boxes((20, 20, 22, 20), (50, 20, 49, 20), (130, 90, 20, 20))
     tracks = find_tracks(made([before, after], clip))
@@ -287,7 +287,7 @@ def test_a_missing_library_is_named(plain, monkeypatch):
 
 
 def heard(rows, fps=1.0):
-    """Masks of nothing in which words are heard: rows of {word: probability}."""
+    """Empty masks with heard words, from rows of {word: probability}."""
     empty = encode(boxes())
     return [FrameMask(i, i / fps, (i + 1) / fps, 0, 0, 0, tuple(row.items()), empty) for i, row in enumerate(rows)]
 
@@ -295,12 +295,12 @@ def heard(rows, fps=1.0):
 @pytest.mark.parametrize(
     ("rows", "fps", "expected"),
     [
-        # comes at one probability, goes at a lower one
+        # hysteresis: appears at one probability, disappears at a lower one
         ([{"dog": p} for p in (0.4, 0.6, 0.35, 0.45, 0.25, 0.45, 0.5)], 1, [(1, 4, ("dog",)), (6, 7, ("dog",))]),
-        # words at the same time stand in one subtitle
+        # simultaneous words share one subtitle
         ([{"dog": 0.9}, {"dog": 0.9, "bell": 0.9}, {"bell": 0.9}, {}, {"bell": 0.9}], 1,
          [(0, 1, ("dog",)), (1, 2, ("dog", "bell")), (2, 3, ("bell",)), (4, 5, ("bell",))]),
-        # short breaks are closed and short lines lengthened
+        # short gaps are closed and short lines are lengthened
         ([{"dog": 0.9}, {}, {}, {"dog": 0.9}, *[{}] * 20, {"dog": 0.9}, *[{}] * 10, {"dog": 0.9}], 10,
          [(0, 0.5, ("dog",)), (2.4, 2.9, ("dog",)), (3.5, 3.6, ("dog",))]),
     ],
@@ -361,5 +361,5 @@ def test_the_command_writes_beside_and_again_the_same(semantic, capsys):
     first = contents(semantic.folder)
     assert cli.main(["convert", str(semantic.folder), "--to", *kinds]) == 0
     second = contents(semantic.folder)
-    assert first.keys() == second.keys()  # nothing hidden is left either
+    assert first.keys() == second.keys()  # no temporary file is left
     assert [name for name in first if first[name] != second[name]] == []

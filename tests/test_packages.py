@@ -1,4 +1,4 @@
-"""Fetching packages: a made-up Debian package and a stand-in for apt-get, so that no network is needed."""
+"""Fetching asset packages, with a fake Debian package and a fake apt-get instead of the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME, INNER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in front of PATH whose apt-get notes its calls in `calls` and downloads a tiny package."""
+    """A folder first in PATH whose apt-get logs its arguments in `calls` and provides a tiny package."""
     if not shutil.which("dpkg-deb"):
         pytest.skip("dpkg-deb is not on this system")
     tree = tmp_path / "build"

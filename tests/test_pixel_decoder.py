@@ -1,4 +1,4 @@
-"""Pixel decoders and deformable attention: initialisation and positions against transformers' own full model."""
+"""Pixel decoders and deformable attention: initialisation and positions equal those of transformers."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_deformable_attention_starts_as_in_the_library_s_full_model() -> None:
             if key.endswith(("attention_weights.bias", "value_proj.bias", "output_proj.bias")):
                 assert not value.any(), key
         level = state["level_embed"] if "level_embed" in state else state["level"]
-        assert 0.7 < level.std() < 1.3  # normal, as transformers' own
+        assert 0.7 < level.std() < 1.3  # standard normal, as in transformers
 
 
 def test_deformable_decoder_computes_what_the_library_does() -> None:
     torch.manual_seed(0)
     ours = DeformablePixelDecoder(WIDTHS, 32, layers=1)
-    theirs = type(ours.decoder)(ours.decoder.config, list(WIDTHS))  # with the library's own positions
+    theirs = type(ours.decoder)(ours.decoder.config, list(WIDTHS))  # with the library's position embedding
     theirs.load_state_dict(ours.decoder.state_dict())
     pyramid = [torch.randn(2, c, s, s + 1) for c, s in zip(WIDTHS, (16, 8, 4, 2), strict=True)]
     expected, found = theirs(pyramid), ours(pyramid)
@@ -82,7 +82,7 @@ def test_query_network_at_the_widths_of_a_resnet_50(decoder: type) -> None:
         output = network.decode(visual, AudioFeatures(torch.empty(1, 5, 128)), torch.ones(1, 5, dtype=torch.bool))
     assert output.classes.shape == (1, 5, 71, 56, 56)
     assert [tuple(x.shape) for x in output.features.visual] == [(1, 5, 256, s, s) for s in (56, 28, 14, 7)]
-    if decoder is DeformablePixelDecoder:  # 5.32 million at the widths of PVT-v2 (transformers' own), these are wider
+    if decoder is DeformablePixelDecoder:  # transformers has 5.32 million at the widths of PVT-v2; these are wider
         wider = 256 * (sum(RESNET50) - (64 + 128 + 320 + 512))
         assert sum(p.numel() for p in network.pixel_decoder.parameters()) == pytest.approx(5_320_000 + wider, abs=5_000)
 

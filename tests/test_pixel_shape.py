@@ -1,4 +1,4 @@
-"""Where pixels are oblong, all that shows pictures shows them in their true shape: square things are square."""
+"""Non-square pixels: every output has the display aspect ratio."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_films_and_previews_are_turned_and_mirrored(tmp_path, rotation, flip):
     path = make_clip(tmp_path / "a.mp4", seconds=1, fps=5, sound=tone(1), rotation=rotation, flip=flip)
     expected = np.rot90(picture(2), rotation // 90)
     expected = (expected[:, ::-1] if flip else expected).astype(int)
-    folder = segment_video(Witness(), path, tmp_path / "out", threshold=0.99).folder  # hardly anything is marked
+    folder = segment_video(Witness(), path, tmp_path / "out", threshold=0.99).folder  # hardly any pixel is marked
     height, width = expected.shape[:2]
     ((_, film),) = read_frames(folder / "overlay.mp4", [0.5])
     assert film.shape == expected.shape and np.abs(film - expected).mean() < 12
