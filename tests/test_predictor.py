@@ -1,4 +1,4 @@
-"""From a network to masks: what the predictor sees to, and the steps after the network, on networks made by hand."""
+"""The predictor and its postprocessing steps, with simple hand-made networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from icf_avs.types import AudioFeatures, NetworkFeatures, NetworkOutput, VisualF
 
 
 class Means(nn.Module):
-    """The mean of each frame; it notes how many frames it is given."""
+    """The mean of each frame; `calls` records the number of frames per call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Means(nn.Module):
 
 
 class Tagged(Network):
-    """Logits are the mean of each frame; its sound is its tags. It notes how many frames it decodes."""
+    """Logits are the mean of each frame, audio is the tags; `decoded` records the number of frames per call."""
 
     feature_spec = None
 
@@ -62,7 +62,7 @@ def test_frames_without_an_active_tag_are_not_processed(tagged: Predictor) -> No
     tags[1, 2] = tags[3, 0] = 0.4
     found = tagged.predict(frames_of([10, 20, 30, 40]), tags)
     network = tagged.model.network
-    assert network.visual.calls == [1, 1] and network.decoded == [2]  # on a CPU one after the other
+    assert network.visual.calls == [1, 1] and network.decoded == [2]  # one frame at a time on a CPU
     assert found.logits[[1, 3], 0, 0].tolist() == [20, 40] and (found.logits[[0, 2]] < -20).all()
     assert found.heard.equal(tags) and found.words == tagged.classes
     arrays = tagged.predict(frames_of([10, 20, 30, 40]).numpy(), tags.numpy())
@@ -91,7 +91,7 @@ def test_the_steps_and_what_they_leave_of_a_plain_network(tagged: Predictor) -> 
 
 
 def test_checkpoints_of_earlier_versions_keep_their_weights(tmp_path) -> None:
-    """The guided network did not stand in a model yet, and parts had other names."""
+    """Before, the guided network was not inside a model, and some parts had other names."""
     shipped = find_checkpoint("stamps")[0]
     earlier, model = load_file(shipped), load_checkpoint(shipped)
     assert {"offset", "pixels.down16.weight", "shared_space.radius"} <= earlier.keys()

@@ -1,4 +1,4 @@
-"""docs/PROTOCOLS.md: every row of "Who scores how" ends with a command that runs, or with Python that is right."""
+"""docs/PROTOCOLS.md: every row of "Who scores how" ends with a command that runs, or links to correct Python."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_command_is_understood(command):
 
 @pytest.fixture
 def folder(tiny, tmp_path, monkeypatch):
-    """A folder with AVSBench/ in it, and a model that hears what the tiny sets hold."""
+    """A folder with AVSBench/, and a patched model that segments the tiny sets by their tones."""
     tiny.root = tmp_path / "AVSBench/Single-source"
     tiny.s4("test", ["dog_barking", "playing_piano"])
     tiny.root = tmp_path / "AVSBench/Multi-sources"
@@ -57,7 +57,7 @@ def test_the_commands_write_the_rows_that_the_table_names(folder):
     assert {protocol for test_set, protocol in written if test_set == "s4"} >= {*named, "reference-b1-t0.4"}
     assert {test_set for test_set, _ in written} == {"s4", "ms3", "s4-512", "ms3-512", "s4-native", "ms3-native"}
     assert (folder / "results/probe-avsbench.csv").is_file()
-    for row in ROWS[1:]:  # rows and test sets that the table names are there
+    for row in ROWS[1:]:  # the protocols and test sets named in the table exist
         for name in re.findall(r"`((?:reference|strict|dataset)[\w.-]*)`", row[2]):
             assert name in {protocol for _, protocol in written}, name
         for name in re.findall(r"`(s4-\w+|ms3-\w+)`", row[2]):
@@ -65,7 +65,7 @@ def test_the_commands_write_the_rows_that_the_table_names(folder):
 
 
 def curve_maximum(p: np.ndarray, truth: np.ndarray) -> float:
-    """Best of 255 thresholds of the mean F over the sounding frames of one clip; 0 if nothing sounds."""
+    """Maximum over 255 thresholds of the mean F over the sounding frames of one clip; 0 if nothing sounds."""
     curves = []
     for frame, g in zip(p, truth, strict=True):
         if not g.any():
@@ -79,7 +79,7 @@ def curve_maximum(p: np.ndarray, truth: np.ndarray) -> float:
 
 
 def mean_iou(marked: np.ndarray, truth: np.ndarray) -> float:
-    """Of the frames of one clip; of a frame with empty truth the share of rightly blank pixels."""
+    """Mean IoU over the frames of one clip; an empty frame counts the share of true negative pixels."""
     pairs = zip(marked, truth.astype(bool), strict=True)
     return float(np.mean([(m & g).sum() / (m | g).sum() if g.any() else (~m).mean() for m, g in pairs]))
 

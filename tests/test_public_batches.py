@@ -1,4 +1,4 @@
-"""Batches of the public sets: partial labels, padding, which kind sounds where; and those of a run, in order."""
+"""Batches of the public sets: partial labels, padding, sounding classes; and the batches of a run, in order."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_batch_of_avss_mixes_five_and_ten_frames(home) -> None:
     np.testing.assert_array_equal(batch.class_map[2, 9], small)
     train = collate([*items(root / "AVSS", "train")])
     assert train.labelled.sum(1).tolist() == [1, 1, 5, 10]
-    # unlabelled frames have the kinds of the table, labelled ones those of their class ids
+    # unlabelled frames have the classes of the table, labelled frames those of their masks
     assert train.sounding[0].sum(1).tolist() == [1] * 5 + [0] * 5
     assert train.sounding[3, 4].nonzero().flatten().tolist() == [69]
 
@@ -147,7 +147,7 @@ def test_every_clip_is_seen_once_an_epoch(s4: Path) -> None:
 
 
 def test_naming_sounds_takes_no_pictures(s4: Path) -> None:
-    """The same clips as with pictures, though there are none on the disk any more."""
+    """The same clips as with frames, although the frames have been deleted from disk."""
     expected = [BenchmarkData(config(TRAINED), s4, 1).batch(step) for step in range(2)]
     data = BenchmarkData(replace(config(TRAINED), audio_pretrain_steps=2), s4, 2)
     shutil.rmtree(s4 / "s4_data" / "visual_frames")

@@ -1,4 +1,4 @@
-"""The sound of a clip of a public set: a wave file, log-mel windows or the raw video."""
+"""Audio of a clip of a public set, from a wave file, log-mel windows or the raw video."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
     from_wav, from_video = record.load().waveform, record.load(audio="video").waveform
     assert abs(len(from_video) - 80_000) < 2048  # AAC pads its last frame
     tail = slice(8000, 72_000)
-    np.testing.assert_allclose(from_video[tail], from_wav[tail] / 2, atol=0.01)  # the mean of two channels
+    np.testing.assert_allclose(from_video[tail], from_wav[tail] / 2, atol=0.01)  # mean of the two channels
     record.audio_path.unlink()
     assert record.load().log_mel is None and record.load().samples is not None, "waves of the video before log-mel"
     record.video_path.unlink()
@@ -67,7 +67,7 @@ def test_the_form_that_was_asked_for(home, tmp_path) -> None:
 
 
 def test_what_a_model_is_given(home) -> None:
-    """Windows of a wave for any model, log-mel windows for one whose encoder takes them."""
+    """Any model gets waveform windows; a model whose audio encoder accepts log-mel may get log-mel windows."""
     (record,) = read_set(home[0] / "Single-source", "test")
     wave, log_mel = record.load().sound, record.load(audio="log_mel").sound
     waves_alone, takes_both = (SimpleNamespace(spec=SPEC, encoders={}) for _ in range(2))
@@ -83,7 +83,7 @@ def test_what_a_model_is_given(home) -> None:
 def test_other_sample_rates_are_resampled(tmp_path, rate, channels) -> None:
     fixtures.write_ms3(tmp_path, [("video______", "test")])
     time = np.arange(5 * rate) / rate
-    high = 10_000 if rate > 20_000 else 3_000  # beyond 8 kHz: must vanish, not fold back to 6 kHz
+    high = 10_000 if rate > 20_000 else 3_000  # above 8 kHz: must be removed, not aliased to 6 kHz
     wave = 8000 * np.sin(2 * np.pi * 1000 * time) + 8000 * np.sin(2 * np.pi * high * time)
     samples = np.stack([wave] * channels, 1).astype(np.int16)
     (record,) = read_set(tmp_path, "test")

@@ -1,4 +1,4 @@
-"""Runs on sets in the public layouts: every recipe, small encoders end to end, full-size widths at reduced depth."""
+"""Training on sets in the public layouts: every recipe, small encoders end to end, full widths at reduced depth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPLITS = ("train", "train", "train", "val", "test")
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few clips of each layout; those of AVSS beside them are of two classes by turns."""
+    """A few clips in each layout; the clips of AVSS alternate between two classes."""
     root = tmp_path_factory.mktemp("AVSBench")
     write_s4(root / "Single-source", [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(SPLITS)])
     write_ms3(root / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(SPLITS)])
@@ -68,7 +68,7 @@ def test_every_recipe_is_what_its_name_says(name: str) -> None:
 
 
 def test_rows_of_mit_without_contrasts_put_it_into_the_network() -> None:
-    """Each row of table 2 that a plug-in cannot be is there in both readings, the levels in the first."""
+    """Rows of table 2 that a plug-in cannot express exist in both readings; rows of levels in the first only."""
     for of in ("ms3-pvt", "avss-pvt"):
         for row in ("mit", "mit-sc"):
             assert {f"{of}-{row}-refined", f"{of}-{row}-text"} <= RECIPES.keys()
@@ -86,7 +86,7 @@ def test_small_encoders_bring_the_small_model() -> None:
     assert (model.dim, model.pixel_dim, model.heads, model.train_visual) == (128, 48, 4, False)
     assert (
         small.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
-    )  # varied sounds, of the shipped recipe, take longer
+    )  # the augmented audio of the shipped recipe takes longer
     for field in ("learning_rate", "weight_decay", "text_encoder"):
         assert getattr(small, field) == getattr(shipped, field), field
     assert (small.name, small.batch, small.benchmark) == (large.name, large.batch, large.benchmark)
@@ -117,7 +117,7 @@ def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     use_reduced_encoders(monkeypatch)
     config = short(RECIPES[f"{layout}-{visual}"](), checkpoint_every=1)
     source = sets / FOLDER[config.benchmark.layout]
-    broken_off(tmp_path, config, 2, source)  # after its second step, of which nothing is kept yet
+    broken_off(tmp_path, config, 2, source)  # after its second step, which is not saved yet
     path = train(config, tmp_path, source=source, resume=True)
     state = load_file(path)
     if (layout, visual) == ("s4", "pvt"):
@@ -137,13 +137,13 @@ def test_a_full_size_recipe_trains_saves_resumes_and_loads(
 
 
 def test_ms3_goes_on_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside AVSS both sets have its class names, so the weights fit; a model of other parts is refused."""
+    """Next to AVSS both sets use its class names, so the weights fit; another architecture is refused."""
     use_reduced_encoders(monkeypatch)
     first = train(short(RECIPES["s4-pvt"]()), tmp_path / "s4", source=sets / "Single-source")
     config = replace(short(RECIPES["ms3-from-s4"]()), steps=1, learning_rate=0.0)
     then = train(config, tmp_path / "ms3", source=sets / "Multi-sources", init=first)
     expected, found = load_file(first), load_file(then)
-    learnt = [key for key in expected if not key.startswith("counterfactual.")]  # its running mean is no weight
+    learnt = [key for key in expected if not key.startswith("counterfactual.")]  # its running mean is not a weight
     assert all(expected[key].equal(found[key]) for key in learnt), "without a learning rate nothing moves"
     with pytest.raises(UserError, match="another model"):
         train(short(RECIPES["tpavi-ms3-pvt"]()), tmp_path / "no", source=sets / "Multi-sources", init=first)

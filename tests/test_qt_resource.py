@@ -1,4 +1,4 @@
-"""The reader of Qt resource files: made-up archives of every version, damage of every kind, and a real archive."""
+"""The reader of Qt resource files: synthetic archives of every version, damaged archives, and a real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = {"a.txt": (0, b"raw bytes"), "ö.bin": (1, b"packed " * 100)}
 
 
 def archive(version: int, files: dict[str, tuple[int, bytes]] = FILES, child: int = 2) -> bytes:
-    """root/folder/FILES; `child` is the first record of the folder (1 makes a loop)."""
+    """An archive of root/folder/FILES; `child` is the first record of the folder (1 makes a loop)."""
     names, name_at, contents = b"", {}, b""
     for name in ("folder", *files):
         name_at[name] = len(names)

@@ -1,4 +1,4 @@
-"""The readings in which MIT is in the network: eq. 2 refines the map that is decoded, or queries attend to text."""
+"""Readings with MIT inside the network: eq. 2 refines the decoded feature map, or queries attend to text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encoder() -> TextEncoder:
 
 
 def refined(name: str, train_visual: bool = False, moved: bool = True) -> Network:
-    """moved: away from the identity that it starts as."""
+    """`moved`: with random weights, instead of the identity at initialisation."""
     network = small_network(name, train_visual)
     network.refinement = FeatureRefinement(WIDTHS[-1], REFINED)
     for attention in network.refinement.levels.attention.values() if moved else ():
@@ -116,7 +116,7 @@ def test_padding_changes_no_frame_of_a_network_that_reads_text(encoder: TextEnco
 
 def test_at_test_texts_are_constants_and_clips_of_any_length(encoder: TextEncoder) -> None:
     network = reading_text(encoder)
-    clips = random_clips(1, 12)  # more than the gates of eq. 5 take, which the network is without
+    clips = random_clips(1, 12)  # more than the gates of eq. 5 accept, which this network lacks
     expected = network(*clips).logits
     torch.manual_seed(1)
     other = small_network("query-light")
@@ -159,14 +159,14 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 
 
 def test_a_step_with_interventions_is_one_step_of_the_pseudo_words(encoder: TextEncoder) -> None:
-    """Texts go through the text encoder every n-th step, however often the step decodes."""
+    """Texts are encoded every n-th step, however often the step decodes."""
     network, clips, batch, counts = reading_text(encoder).train(), random_clips(3, 2), random_batch(), []
     for settings in (None, InterventionSettings(other_sound=0.3, count=1)):
         bank = network.text.implicit_text.banks["audio"]
         bank.steps, texts = 0, []
         for _ in range(TEXT.encode_every + 1):
             with torch.no_grad():
-                bank.words.add_(1)  # the texts of a step are those of words before it, unless they were encoded in it
+                bank.words.add_(1)  # texts are from an earlier step's words, unless encoded in this one
                 output = network(*clips)
                 if settings:
                     Interventions(settings, AUDIO, 5).train()(network, output, batch)

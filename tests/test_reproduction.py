@@ -1,4 +1,4 @@
-"""The study: its rows are different runs, its table says what is left, scores and tests of the summary add up."""
+"""The reproduction study: rows are distinct runs, the table lists pending runs, and the summary's numbers are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures squashed in whole numbers: what the definition says in real ones, to one step of 255."""
+"""Integer resizing of frames equals floating-point resizing to within 1 of 255."""
 
 from __future__ import annotations
 

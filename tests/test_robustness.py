@@ -1,4 +1,4 @@
-"""Robustness of models whose scores are known: one that uses the audio perfectly, and one that ignores it."""
+"""Robustness scores of two models with known results: one uses the audio perfectly, one ignores it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def records(tiny):
 
 @pytest.fixture
 def changing(tiny):
-    """One clip whose tone, and whose mask, are there in the first two seconds only."""
+    """One clip with a tone and a mask in the first two seconds only."""
     root = tiny.ms3("test", 1)
     data = root / "ms3_data"
     samples = 0.5 * np.sin(2 * np.pi * 200 * np.arange(5 * 16_000) / 16_000)
@@ -69,7 +69,7 @@ def test_a_model_that_ignores_the_audio_is_told_from_an_oracle(records):
     assert verdicts[True].label == "ignores the audio" and verdicts[True].ratio == pytest.approx(1)
     assert verdicts[False].label == "uses the audio" and verdicts[False].ratio == 0
     for deaf, verdict in verdicts.items():
-        assert verdict.low == verdict.high == pytest.approx(verdict.ratio)  # all clips alike
+        assert verdict.low == verdict.high == pytest.approx(verdict.ratio)  # all clips are alike
         assert verdict.true == pytest.approx(results[deaf].scores["true", ALL]["miou"], abs=1e-12)
         assert verdict.negative == pytest.approx(results[deaf].scores["offscreen", ALL]["miou"], abs=1e-12)
     assert worst([verdicts[False], verdicts[True]]) is verdicts[True]
@@ -118,7 +118,7 @@ def test_the_seconds_of_a_set_tell_more_than_its_masks(changing):
         frames[name] = (
             result.scores["shifted", CHANGED]["frames"] if ("shifted", CHANGED) in result.scores else result.notes
         )
-    assert frames["handing over"] == 4  # hen: frames 2 to 4, so only the last hears what it did
+    assert frames["handing over"] == 4  # only the last frame hears the same class: hen
     assert "a shift" in " ".join(frames["constant"])
 
 
@@ -133,7 +133,7 @@ def test_a_blank_picture_keeps_the_sound(records):
     scores = evaluate_robustness(Model(ClipSpec(), deaf=True), records[:1]).scores
     grey, loudest = seen[-1]
     assert grey == [128] and loudest == pytest.approx(9000 / 32768, abs=0.01)
-    assert scores["blank", ALL]["fpr"] == pytest.approx(160 / 224, abs=0.01)  # what it takes grey for
+    assert scores["blank", ALL]["fpr"] == pytest.approx(160 / 224, abs=0.01)  # what it marks in a grey frame
 
 
 def test_noise_levels(records):
@@ -170,7 +170,7 @@ def test_frames_are_averaged_with_those_of_another_clip():
 
 
 def test_noise_and_mixed_frames_keep_the_truth_of_the_clip(records):
-    """A tone is the loudest in noise too; in a mixed frame the model takes the object for another one."""
+    """The tone stays the loudest in noise; in a mixed frame the model mistakes the object for another."""
     scores = evaluate_robustness(Listener(ClipSpec()), records).scores
     drops = {condition: scores[condition, ALL]["drop_miou"] for condition in (*SNRS, *MIXED)}
     assert [drops[condition] for condition in SNRS] == pytest.approx([0, 0, 0])
@@ -241,7 +241,7 @@ def test_false_positives_are_those_of_silent_frames():
 
 
 def judged(true, negative, frames=1) -> Verdict:
-    """The verdict on clips with these IoU of each frame under the true and under an off-screen sound."""
+    """The verdict for clips with these IoU per frame under true and off-screen audio."""
     kinds = {"true": true, "offscreen": negative, "noise": true}
     return judge({kind: frames * np.array(ious) for kind, ious in kinds.items()}, np.full(len(true), frames), "s4", 0)
 
@@ -252,7 +252,7 @@ def test_the_boundary_lies_half_way():
         (0.41, "ignores the audio"),
         (0.4, "uses the audio"),
         (0.39, "uses the audio"),
-    ):  # all clips alike: no spread
+    ):  # identical clips: no spread
         verdict = judged(alike, [left] * 7, frames=5)
         assert verdict.label == label and (verdict.true, verdict.negative) == (pytest.approx(0.8), pytest.approx(left))
         assert "7 clips" in verdict.sentence("m") and label in verdict.sentence("m")
@@ -262,10 +262,10 @@ def test_the_boundary_lies_half_way():
 
 def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
     true = [0.8] * 10
-    mixed = judged(true, [0.8] * 6 + [0.0] * 4)  # a ratio of 0.6 from clips that say 1 and clips that say 0
+    mixed = judged(true, [0.8] * 6 + [0.0] * 4)  # a ratio of 0.6 from clips of ratio 1 and of ratio 0
     assert mixed.label == "undecided" and mixed.ratio == pytest.approx(0.6) and mixed.low < 0.5 < 0.6 < mixed.high
     assert "m is undecided" in mixed.sentence("m") and f"{mixed.low:.2f} to {mixed.high:.2f}" in mixed.sentence("m")
-    assert judged(true * 40, ([0.8] * 6 + [0.0] * 4) * 40).label == "ignores the audio"  # the same share of 400 clips
+    assert judged(true * 40, ([0.8] * 6 + [0.0] * 4) * 40).label == "ignores the audio"  # the same share in 400 clips
     assert judged(true, [0.8] + [0.0] * 9).label == "uses the audio"
     single = judged([0.8], [0.8])
     assert single.label == "undecided" and "no interval from a single clip" in single.sentence("m")
@@ -280,7 +280,7 @@ def test_the_interval_is_that_of_draws_of_whole_clips():
         ratios.append(negative[drawn].sum() / true[drawn].sum())
     assert interval(true, negative, 1) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.015)
     assert interval(true, negative, 1) == interval(true, negative, 1) != interval(true, negative, 2)
-    assert interval(np.array([0.0, 0.5]), np.array([0.3, 0.2]))[1] == math.inf  # twice the first clip
+    assert interval(np.array([0.0, 0.5]), np.array([0.3, 0.2]))[1] == math.inf  # a draw may hold the first clip twice
     assert all(map(math.isnan, interval(np.zeros(3), np.zeros(3))))
 
 
@@ -308,7 +308,7 @@ def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, capsy
     said = capsys.readouterr().out
     assert re.search(r"deaf ignores the audio.*above 0.5 a model ignores the audio", said, re.S)
     assert "95 % interval over clips 1.00 to 1.00" in said and "ms3: 2 of 2 clips have no off-screen sound" in said
-    assert "binary mask" not in said  # it has no class head
+    assert "binary mask" not in said  # the model has no class head
     model.semantic = True
     robustness_command(load_task(model, "deaf", None, tmp_path / "data", ["s4"]), table, clips=1, seed=0)
     assert "Scored is the binary mask" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Scenes: determinism, disjoint splits, what is visible, who sounds, and that the ground truth follows the sound."""
+"""Scenes: determinism, disjoint splits, visibility, sounding objects, and ground truth that follows the audio."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def composition(scene: Scene) -> tuple[str, ...]:
 
 
 def test_scenes_are_those_that_were_trained_on_and_scored(catalog: Catalog) -> None:
-    """Of each benchmark, by a digest: a change here makes scores of before and after others'."""
+    """Digests of each benchmark's scenes: other scenes would make old and new scores incomparable."""
     single, other = {"num_sources": (1.0,), "continuous": 1.0}, {"num_sources": (0.55, 0.45)}
     for split, first, style, digest in (
         ("test", 0, single, "5e5cf3eb70e65585"),
@@ -59,7 +59,7 @@ def test_no_composition_and_no_background_is_in_two_splits(catalog: Catalog, sce
         for one, other in (*combinations(("train", "val", "test"), 2), ("cross", "cross-val"), ("hard", "test")):
             assert not seen[one] & seen[other]
     assert len({composition(scene) for scene in scenes["train"]}) > 0.9 * CLIPS
-    # With six kinds there are few compositions, so that any leak between the splits would show.
+    # Six classes give few compositions, so any leak between splits would show.
     few = replace(catalog, classes=catalog.classes[:6], distractors=catalog.distractors[:4])
     drawn = [{composition(sample_scene(few, split, i, 0, TRAIN, 1)) for i in range(80)} for split in
              ("train", "val", "test")]  # fmt: skip
@@ -102,7 +102,7 @@ def test_what_could_sound_stays_visible(scenes: dict[str, list[Scene]]) -> None:
     for scene in scenes["train"][:15] + scenes["test"][:15]:
         shares = visible_shares(scene, [t + 0.5 for t in range(5)])
         assert shares[:, [bool(placed.class_name) for placed in scene.stamps]].min() >= 0.4
-        assert shares.max() < 1.25  # more than all of it cannot be seen; the rest is rounding at a low resolution
+        assert shares.max() < 1.25  # at most 1, but for rounding at a low resolution
 
 
 def test_two_of_a_kind_have_one_voice(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
@@ -169,7 +169,7 @@ def test_a_mask_is_the_alpha_channel(catalog: Catalog, scenes: dict[str, list[Sc
     path = catalog.image_path("animals/birds/owl")
     alpha = np.asarray(Image.open(path).convert("RGBA"))[..., 3]
     sprite = load_sprite(path)
-    size = (sprite.width * sprite.height) ** 0.5 / 256  # one picture pixel for each pixel of the stamp
+    size = (sprite.width * sprite.height) ** 0.5 / 256  # one frame pixel per stamp pixel
     placed = replace(scenes["test"][0].stamps[0], stem="animals/birds/owl", **STILL, angle=0.0, flip=False, feather=0.0)
     scene = replace(scenes["test"][0], aspect=1.0, stamps=(replace(placed, size=size),))
     slots = render_stamp_map(scene, 2.5, (256, 256))

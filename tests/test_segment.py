@@ -1,4 +1,4 @@
-"""From a video file to its folder of results, with a small model whose right answer is known."""
+"""From a video file to its result folder, with a small model whose correct masks are known."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from icf_avs.types import ClipSpec, Prediction
 
 
 class RedWhenLoud(MaskPredictor):
-    """Marks what is red, if its window holds sound; notes what it was given."""
+    """Segments red pixels if the audio window is loud; records its inputs."""
 
     classes = ("noise", "square", "silence")
 
@@ -57,7 +57,7 @@ class RedWhenLoud(MaskPredictor):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Five seconds; a click at 2.5 s only, so only the third mask is not empty."""
+    """Five seconds with one click at 2.5 s, so only the third mask is not empty."""
     return make_clip(tmp_path_factory.mktemp("clip") / "square.mp4", seconds=5, sound=click(5, at=2.5))
 
 
@@ -106,7 +106,7 @@ def short(tmp_path_factory):
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("weight", [0.9, 0.15, 0.1, 0.05, 1e-4, 0.0])
 def test_what_drove_a_mask_is_told_everywhere(tmp_path, short, weight, marked):
-    """In JSON, on the terminal, on the page and in subtitles, however faint the word; "nothing" is for none."""
+    """In JSON, terminal, web page and subtitles, however faint the tag; "nothing" means no mask and no tag."""
 
     class Model(RedWhenLoud):
         def predict(self, frames, waves):
@@ -237,7 +237,7 @@ def test_two_videos_of_one_name_and_folders_of_others(tmp_path, clip):
 
 
 def test_a_result_is_replaced_by_the_same_video_and_by_no_other(tmp_path, clip):
-    """Videos of one name: others by content, the same by place or by content, and the folder says which it holds."""
+    """Videos of one name are told apart by content, and recognized by path or content; the folder records both."""
     one, two = tmp_path / "one" / "x.mp4", tmp_path / "two" / "x.mp4"
     for path in (one, two):
         path.parent.mkdir()
@@ -254,19 +254,19 @@ def test_a_result_is_replaced_by_the_same_video_and_by_no_other(tmp_path, clip):
     assert facts == {"path": str(one), "bytes": one.stat().st_size, "sha256": digest}
     (tmp_path / "moved").mkdir()
     assert segmented(one.rename(tmp_path / "moved" / "x.mp4")) == "x"
-    make_clip(two, seconds=2, sound=tone(2))  # cut anew
+    make_clip(two, seconds=2, sound=tone(2))  # cut again
     assert segmented(two) == "x_2"
     size = two.stat().st_size
-    other = two.read_bytes()[:-1] + b"?"  # as long, and as old, but another
+    other = two.read_bytes()[:-1] + b"?"  # same size and time, other content
     (tmp_path / "one" / "x.mp4").write_bytes(other)
     os.utime(one, ns=(two.stat().st_atime_ns, two.stat().st_mtime_ns))
     assert one.stat().st_size == size and segmented(one) == "x_3"
-    (out / "x" / "segmentation.json").write_text('{"video": {"file": "x.mp4"}}')  # says not which
+    (out / "x" / "segmentation.json").write_text('{"video": {"file": "x.mp4"}}')  # without its source
     assert segmented(tmp_path / "moved" / "x.mp4") == "x_4"
 
 
 def test_processes_that_write_videos_of_one_name_at_once_lose_none(tmp_path, clip):
-    """The second is finished while the first, which began before, is at work."""
+    """The second starts and ends while the first is still running."""
     for name in "ab":
         (tmp_path / name).mkdir()
     first, second = tmp_path / "a" / "x.mp4", make_clip(tmp_path / "b" / "x.mp4", seconds=2, sound=tone(2))
@@ -285,7 +285,7 @@ def test_processes_that_write_videos_of_one_name_at_once_lose_none(tmp_path, cli
 
 @pytest.mark.parametrize("name", ["2024-05-01T10:30", "take:2", "pipe:1", "-", "-y", "100%d", "a|b", "concat:a"])
 def test_names_that_ffmpeg_would_not_take_for_a_file(tmp_path, clip, monkeypatch, name):
-    """Relative ones, of the output folder and of the video."""
+    """Relative paths of the output folder and of the video."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(clip, f"{name}.mp4")
     folder = segment_video(RedWhenLoud(), f"{name}.mp4", name).folder
@@ -310,13 +310,13 @@ def test_an_earlier_result_survives_a_failure(tmp_path, clip):
 
 
 def test_nothing_is_left_of_a_video_that_breaks(tmp_path):
-    """A few damaged packets are skipped (test_awkward_media.py); here two thirds of the pictures are."""
+    """A few damaged packets are skipped (test_awkward_media.py); here two thirds of the frames are damaged."""
     path = make_clip(tmp_path / "broken.mkv", seconds=3, sound=tone(3))
     with av.open(str(path)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
     for position, size in packets[len(packets) // 3 :]:
-        end = position + 4 + size  # behind the head of a block
+        end = position + 4 + size  # after the block header
         data[end - size : end] = bytes(size)
     path.write_bytes(data)
     with pytest.raises(UserError, match="more than half of its video"):
@@ -343,7 +343,7 @@ def test_places_that_cannot_be_written(tmp_path, clip):
 @pytest.mark.parametrize("limit", [300, 2_000, 20_000])
 def test_a_full_disk_leaves_nothing(tmp_path, clip, limit):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # as on a full disk: writes fail from some byte on
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # as on a full disk, writes fail from some byte on
     try:
         with pytest.raises(UserError, match="cannot be written"):
             segment_video(RedWhenLoud(), clip, tmp_path / "out")
@@ -381,7 +381,7 @@ def test_a_folder_or_a_pattern_stands_for_its_videos(tmp_path):
 
 
 def test_sound_that_outlasts_the_pictures(tmp_path):
-    """The last picture is shown, and marked, as long as it lasts."""
+    """The last frame is shown and segmented until the audio ends."""
     path = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(2))
     with av.open(str(path), "r") as container:
         longest = container.duration / av.time_base

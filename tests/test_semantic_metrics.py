@@ -1,4 +1,4 @@
-"""Semantic scores against a slow NumPy oracle, hand-worked cases for every quirk, and properties."""
+"""Semantic metrics against a slow NumPy oracle, hand-worked special cases, and properties."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from icf_avs.evaluation.metrics import SemanticMetric
 
 
 def oracle(prediction: np.ndarray, truth: np.ndarray, classes: int) -> dict[str, float]:
-    """All scores of labels [n, H, W], class by class and frame by frame."""
+    """All scores of label maps [n, H, W], by class and frame."""
     iou, f, count, in_truth = np.zeros(classes), np.zeros(classes), np.zeros(classes), np.zeros(classes, bool)
     whole, whole_f = [], []
     for c in range(classes):
@@ -92,9 +92,9 @@ def test_hand_worked_frames():
     assert scores["f"] == pytest.approx((f0 + f1) / 4)
     assert scores["miou_strict"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert scores["f_strict"] == pytest.approx((f0 + f1) / 2)
-    # a second frame: class 0 has IoU 3/4, and class 2 is marked where it is not
+    # a second frame: class 0 has IoU 3/4, and class 2 is a false positive
     scores = score([*prediction, [[0, 0, 0, 2]]], [*truth, [[0, 0, 0, 0]]], 4)
-    mean0 = (1 / 2 + 3 / 4) / 2  # class 1 is in neither part of the second frame, which does not count for it
+    mean0 = (1 / 2 + 3 / 4) / 2  # class 1 is absent from the second frame, which does not count for it
     assert scores["miou"] == pytest.approx((mean0 + 2 / 3) / 4)
     assert scores["miou_strict"] == pytest.approx((mean0 + 2 / 3) / 2)
     assert scores["dataset_miou"] == pytest.approx((4 / 6 + 2 / 3 + 0) / 3)
@@ -110,11 +110,11 @@ def test_a_false_class_counts_in_its_frame():
 def test_without_background_drops_class_70_in_reference_and_class_0_rightly():
     truth = np.zeros((1, 2, 2), int)
     truth[0, 0] = 70
-    scores = score(truth, truth)  # background and class 70 are right, the other 69 never seen
+    scores = score(truth, truth)  # background and class 70 are correct, the other 69 are absent
     assert scores["miou"] == pytest.approx(2 / 71)
     assert scores["miou_reference_nobg"] == scores["f_reference_nobg"] == pytest.approx(1 / 70)
     only_background = score(np.zeros_like(truth), truth)
-    assert only_background["miou_reference_nobg"] == pytest.approx(0.5 / 70)  # all of it from background
+    assert only_background["miou_reference_nobg"] == pytest.approx(0.5 / 70)  # from the background alone
     assert only_background["miou_nobg"] == only_background["f_nobg"] == 0
     only_the_last = score(np.full_like(truth, 70), truth)
     assert only_the_last["miou_reference_nobg"] == only_the_last["f_reference_nobg"] == 0
@@ -124,7 +124,7 @@ def test_without_background_drops_class_70_in_reference_and_class_0_rightly():
 def test_never_seen_classes_bound_the_reference_from_above():
     truth = np.arange(67).reshape(1, 1, 67)  # as in the test split, where four classes never occur
     scores = score(truth, truth)
-    assert scores["miou"] == pytest.approx(67 / 71)  # the ceiling of 94.4 %
+    assert scores["miou"] == pytest.approx(67 / 71)  # an upper bound of 94.4 %
     assert scores["miou_strict"] == 1
 
 
@@ -135,7 +135,7 @@ def test_padding_is_not_scored():
     valid = torch.arange(10) < 5
     assert score(prediction, truth, 5, valid) == score(prediction[:5], truth[:5], 5)
     padded = truth.clone()
-    padded[:5] = prediction[:5]  # blank answers to padding are free background frames
+    padded[:5] = prediction[:5]  # blank predictions for padding would be free background frames
     assert score(padded, truth, 5)["miou"] > score(padded, truth, 5, valid)["miou"]
     metric = SemanticMetric(5)
     metric.update(prediction, truth, torch.zeros(10, dtype=torch.bool))
@@ -161,7 +161,7 @@ def test_reference_sums_round_as_float32():
     scores = metric.compute()
     assert scores["miou_reference_nobg"] == float(total / np.float32(700))
     assert scores["miou_strict"] == pytest.approx(0.97, abs=1e-7)
-    assert abs(scores["miou_reference_nobg"] - 0.97) > 1e-6  # so much does it matter
+    assert abs(scores["miou_reference_nobg"] - 0.97) > 1e-6  # the rounding is visible
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

@@ -1,4 +1,4 @@
-"""Class masks: from logits to ids, to files, to their colours, and to the overlay with its legend."""
+"""Class masks: from logits to class ids, files, colours, and the overlay with its legend."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES = ("dog", "cat", "bell")
 
 
 class TwoThings(MaskPredictor):
-    """Marks a bar, its left half a dog, its right half a bell; in the second clip nothing. Background looks likely."""
+    """A bar, left half dog, right half bell; nothing in the second clip. Background has the largest class logit."""
 
     classes = CLASSES
     semantic = True
@@ -93,7 +93,7 @@ def test_ids_are_those_of_comparing_all_enlarged_maps(seed, classes, small, back
     assert ids.dtype == np.uint8 and ids.shape == size
     reached = np.take_along_axis(values, ids[None].astype(int), 0)[0]
     np.testing.assert_allclose(reached, values.max(0), atol=1e-4)
-    np.testing.assert_array_equal(inside > 0, mask)  # background is no answer there
+    np.testing.assert_array_equal(inside > 0, mask)  # never background inside the mask
     reached = np.take_along_axis(values, inside[None].astype(int), 0)[0]
     np.testing.assert_allclose(reached[mask], values[1:].max(0)[mask], atol=1e-4)
 
@@ -113,7 +113,7 @@ def test_more_classes_than_a_byte_holds_are_refused():
 
 
 class Pyramid(torch.nn.Module):
-    """Frames to a pyramid of the widths that the small model wants."""
+    """Frames to a pyramid with the widths of the small model."""
 
     channels = WIDTHS
 
@@ -143,7 +143,7 @@ def test_predict_fills_classes_only_with_a_class_head(implicit_text):
 
 def test_a_video_through_a_real_model(clip):
     predictor = icf(True)
-    predictor.model.offset.fill_(3.0)  # random weights mark little
+    predictor.model.offset.fill_(3.0)  # random weights give few positive pixels
     result = segment_video(predictor, clip, semantic=True)
     assert result.masks.any() and result.class_names == ("background", *NAMES)
     np.testing.assert_array_equal(result.class_ids > 0, result.masks)
@@ -179,7 +179,7 @@ def test_class_ids_and_files_agree(found):
             assert part["name"] == (None, *CLASSES)[part["category_id"]]
         np.testing.assert_array_equal(rebuilt, ids)
     kinds = [[part["name"] for part in frame["classes"]] for frame in document["frames"]]
-    assert kinds == [["dog", "bell"], ["dog", "bell"], [], [], ["dog", "bell"]]  # the second clip of two is blank
+    assert kinds == [["dog", "bell"], ["dog", "bell"], [], [], ["dog", "bell"]]  # the second of the clips is blank
     left, right = found.class_ids[0][:, : WIDTH // 2], found.class_ids[0][:, WIDTH // 2 :]
     assert set(np.unique(left)) == {0, 1} and set(np.unique(right)) == {0, 3}
 
@@ -203,10 +203,10 @@ def test_without_classes_there_are_no_files_colours_and_legend_of_them(clip, tmp
 def test_overlay_video_has_the_colours_and_the_legend(clip, found):
     (_, old), (_, quiet_old) = read_frames(clip, [0.5, 2.5])
     (_, new), (_, quiet) = read_frames(found.folder / "overlay.mp4", [0.5, 2.5])
-    assert np.abs(quiet.astype(int) - quiet_old).mean() < 6  # nothing sounds: no masks and no legend
+    assert np.abs(quiet.astype(int) - quiet_old).mean() < 6  # no mask: no legend
     ids = found.class_ids[0]
     legend = (new[:12, :40].astype(int) < 60).all(axis=-1)
-    assert legend.mean() > 0.4  # dark paper
+    assert legend.mean() > 0.4  # dark background
     below = np.arange(HEIGHT)[:, None] >= HEIGHT // 3
     for index in (1, 3):
         inside = (ids == index) & ~inner_edge(ids, 3) & below
@@ -239,7 +239,7 @@ def test_colours_are_those_of_avss_and_pascal_voc():
     assert colours.shape == (256, 3) and colours.dtype == np.uint8
     assert {index: tuple(colours[index].tolist()) for index in known} == known
     for index, colour in enumerate(colours.tolist()):
-        bits = f"{index:09b}"[::-1]  # the lowest first, dealt to red, green, blue in turn
+        bits = f"{index:09b}"[::-1]  # lowest first, assigned to red, green, blue in turn
         assert colour == [int(bits[channel::3].ljust(8, "0"), 2) for channel in range(3)], index
     assert len({tuple(colour) for colour in colours.tolist()}) == 256
     np.testing.assert_array_equal(palette(71), colours[:71])

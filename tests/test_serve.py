@@ -1,4 +1,4 @@
-"""The page: what it answers, what it refuses, and that a visitor in a browser gets there."""
+"""The web page: results, refused requests, and a session in a real browser."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def scene(tmp_path_factory, segmenter, catalog):
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    """Two seconds that hold a tone, which is none of the kinds."""
+    """Two seconds with a tone, which belongs to no class."""
     return make_clip(tmp_path_factory.mktemp("quiet") / "tone.mp4", seconds=2, sound=tone(2))
 
 
@@ -75,7 +75,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def site(segmenter):
-    """Address and folder of a running page."""
+    """Address and upload folder of a running page."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -90,7 +90,7 @@ def client(site, tmp_path_factory):
 
 
 def ask(site, method, path, body=None, headers=None):
-    """A request whose path is sent as it is."""
+    """Send a request without normalising its path."""
     connection = http.client.HTTPConnection(urllib.parse.urlparse(site[0]).netloc, timeout=20)
     connection.putrequest(method, path, skip_accept_encoding=True)
     for name, value in (headers or {}).items():
@@ -102,7 +102,7 @@ def ask(site, method, path, body=None, headers=None):
     return response.status, response.read(), response.headers
 
 
-# What is heard instead
+# Replaced audio
 
 
 @pytest.mark.parametrize(("rate", "layout", "channels"), [(16_000, None, 1), (44_100, "stereo", 2)])
@@ -130,10 +130,10 @@ def test_a_shorter_clip_is_heard_again_and_again(scene, quiet):
     wave = AudioWindows(probe(quiet)).read(0, 32_000)
     given = AudioWindows(probe(scene), sound=of_clip(probe(scene), probe(quiet))).read(0, 80_000)
     np.testing.assert_allclose(given[:30_000], wave[:30_000], atol=1e-6)
-    assert given.reshape(10, 8_000).std(axis=1).min() > 0.1  # a tone all along
+    assert given.reshape(10, 8_000).std(axis=1).min() > 0.1  # the tone never stops
 
 
-# The answer
+# Results
 
 
 def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
@@ -142,7 +142,7 @@ def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
     assert found.summary == "Segmented in 3 of 5 seconds. Tags: fire-truck."
     assert found.words.count(">fire-truck<") == 1
     assert [caption for _, caption in found.pictures][::4] == ["0:00 fire-truck", "0:04 nothing"]
-    assert set(json.loads(found.document.read_text())["source"]) == {"bytes", "sha256"}  # not where the server has it
+    assert set(json.loads(found.document.read_text())["source"]) == {"bytes", "sha256"}  # without the server's path
     assert told == sorted(told) and told[-1] == 1
     document = json.loads(found.document.read_text())
     with zipfile.ZipFile(found.masks) as archive:
@@ -157,18 +157,18 @@ def test_the_model_listens(segmenter, scene, quiet, tmp_path):
     assert "Segmented in 0 of 5" in run_inference(segmenter, scene, tmp_path, LIMITS, "muted").summary
     noise = json.loads(run_inference(segmenter, scene, tmp_path, LIMITS, "noise").document.read_text(encoding="utf-8"))
     areas = [frame["area"] for frame in noise["frames"]]
-    assert sum(area > 0 for area in areas) <= 1 and max(areas) < 0.001  # a speck
+    assert sum(area > 0 for area in areas) <= 1 and max(areas) < 0.001  # a few pixels
     own = run_inference(segmenter, scene, tmp_path, LIMITS, "clip", scene)
     assert "Segmented in 3 of 5" in own.summary
     found = run_inference(segmenter, scene, tmp_path, LIMITS, "clip", quiet)
-    wave = AudioWindows(probe(found.overlay)).read(0, 80_000)  # what plays is what was heard: 440 Hz to the end
+    wave = AudioWindows(probe(found.overlay)).read(0, 80_000)  # the overlay plays the replaced audio: 440 Hz to the end
     assert abs(np.fft.rfft(wave)).argmax() * 16_000 / 80_000 == pytest.approx(440, abs=1)
     muted = run_inference(segmenter, scene, tmp_path, LIMITS, "muted")
     assert np.abs(AudioWindows(probe(muted.overlay)).read(0, 80_000)).max() < 1e-4
 
 
 def test_a_sound_that_is_given_changes_nothing_else(segmenter, scene):
-    """The seam: the video's own sound, given as another, gives the same masks."""
+    """The video's own audio, passed as a replacement, gives the same masks."""
     info = probe(scene)
     own = segment_video(segmenter.predictor, scene)
     given = segment_video(segmenter.predictor, scene, sound=of_clip(info, info))
@@ -206,7 +206,7 @@ def test_timeline_escapes_words_and_takes_the_likeliest():
     many = tuple((f"word{number:02d}", 0.9 - number / 100) for number in range(20))
     page = timeline([frame(0, (("<img src=x>", 0.95),), 0.25), frame(1, many, 0.001)])
     assert "<img" not in page and "&lt;img src=x&gt;" in page
-    assert "word10" in page and "word11" not in page  # twelve rows
+    assert "word10" in page and "word11" not in page  # at most twelve rows
     assert ">95</td>" in page and ">25</td>" in page and "><1</td>" not in page and ">&lt;1</td>" in page
 
 
@@ -350,12 +350,12 @@ def test_a_full_folder_takes_no_more(site):
         hog.unlink()
 
 
-# What nobody gets
+# What must not be served
 
 
 @pytest.fixture
 def secret(tmp_path, monkeypatch):
-    """A file outside the page's folder, which is also in the folder the server was started in."""
+    """A file outside the page's folder, in the server's working directory."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "secret.txt"
     path.write_text("the secret")
@@ -459,10 +459,10 @@ def test_ended_while_it_works_it_leaves_nothing(scene, tmp_path, number, code, l
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # A server that asks for any name but that of this machine fails.
+    # The server prints every host name it looks up, apart from this machine's.
     program = (
         "import os, signal, sys, socket, icf_avs.__main__ as cli\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background it would be ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background process would ignore it
         "asked, real = set(), socket.getaddrinfo\n"
         "def lookup(host, *args, **options):\n    asked.add(str(host)); return real(host, *args, **options)\n"
         "socket.getaddrinfo = lookup\n"
@@ -470,7 +470,7 @@ def test_ended_while_it_works_it_leaves_nothing(scene, tmp_path, number, code, l
         "sys.stdout.flush()\nos._exit(code)"
     )
     (tmp_path / "temporary").mkdir()
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("GRADIO_")}  # not of `site`
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("GRADIO_")}  # not those of `site`
     server = subprocess.Popen(
         [sys.executable, "-c", program, "serve", "--checkpoint", "stamps", "--port", str(port), "--max-seconds", "9"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -490,7 +490,7 @@ def test_ended_while_it_works_it_leaves_nothing(scene, tmp_path, number, code, l
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host", "192.0.2.1"])
 def test_an_address_that_is_not_to_be_had_is_one_line(site, host, capfd):
-    """One whose port is taken, and those of other machines: the server would log an error of its own before."""
+    """A taken port, and addresses of other machines: no additional error from the web server."""
     port = urllib.parse.urlparse(site[0]).port
     assert cli.main(["serve", "--host", host, "--port", str(port), "--checkpoint", "stamps"]) == 2
     printed = capfd.readouterr()
@@ -506,7 +506,7 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     assert "pip install 'icf-avs[web]'" in capsys.readouterr().err
 
 
-# A visitor
+# In a browser
 
 
 @pytest.mark.browser
@@ -561,7 +561,7 @@ def test_in_a_browser(site, scene, text, tmp_path):
 
         phone = {"width": 390, "height": 844}
         page = opened(browser, viewport=phone, is_mobile=True, has_touch=True, color_scheme="dark")
-        for _ in range(100):  # a page that is still being loaded does not answer
+        for _ in range(100):  # a page that is still loading ignores taps
             if "No video yet" not in page.inner_text("#own-summary"):
                 break
             page.locator(".gallery-item").first.tap()  # the example

@@ -1,4 +1,4 @@
-"""The shipped checkpoint: real weights on real photographs with real sounds, from the command line."""
+"""Checkpoint `stamps` on real photographs and recordings, also from the command line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_they_fit_the_size_limit_and_say_how_they_were_made():
 
 
 def test_it_listens(model, records):
-    """Ten unseen scenes: far above what a deaf model could reach under both sounds."""
+    """On ten unseen scenes, a model that ignores audio could not reach both scores."""
     heard, offscreen = (evaluate(model, records, audio)["strict"] for audio in ("true", "offscreen"))
     assert heard["miou"] > 0.5
     assert offscreen["miou"] < 0.2
@@ -52,7 +52,7 @@ def test_it_listens(model, records):
 
 
 def test_a_photograph_with_real_speech_runs_through_the_command(tmp_path):
-    """Natural content: a photograph of a place and a person who speaks, neither composed by us."""
+    """A photograph of a place with a speech recording, not a composed scene."""
     speech = read_audio(sorted(stamps_root().glob("animals/mammals/dogs/*_desc*.ogg"))[0], 16_000)[0]
     picture = np.asarray(load_background(list_photographs()[0]).resize((640, 360)))
     seconds = max(1, round(len(speech) / 16_000))

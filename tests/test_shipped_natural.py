@@ -1,4 +1,4 @@
-"""The shipped checkpoint for natural video, on a composed one."""
+"""Checkpoint `natural` on a composed video."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def segmenter():
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory, catalog):
-    """A fire truck that sounds in the first three of five seconds, between a seahorse and a lobster; its masks."""
+    """A video of a fire truck, a seahorse and a lobster; the truck sounds for three of five seconds. And its masks."""
     video = tmp_path_factory.mktemp("scene") / "truck.mp4"
     return video, write_scene(video, ClipSpec()).masks > 0
 
@@ -73,7 +73,7 @@ def test_the_page_takes_words_and_says_what_stands_for_them(segmenter, scene, tm
     ],
 )
 def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
-    """Real photographs, cut out, on plain grass."""
+    """Cut-out photographs on plain green."""
     predictor, side = segmenter.predictor, 448
     model = predictor.model
     stamp = Image.open(asset_packages.stamps_root() / f"{stem}.png").convert("RGBA")
@@ -97,7 +97,7 @@ def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
 
 
 def test_its_graphs_are_the_model(segmenter):
-    """Sounds with tags and silences among them, frames of noise; clips and frames at their own places."""
+    """On random audio with silent windows and on noise frames."""
     model, predictor = segmenter.model, segmenter.predictor
     hears, masks = graphs_of(model)
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def test_its_graphs_are_the_model(segmenter):
         valid = torch.ones(1, 3, dtype=torch.bool)
         expected = predictor.segment(predictor.encode(frames), model.network.encode_audio(words, tags=True), valid)
         found = masks(frames, words)[0]
-    assert (found - expected.logits).abs().max() < 0.1  # of grey levels that are rounded the other way
+    assert (found - expected.logits).abs().max() < 0.1  # grey levels may be rounded differently
     assert (found - expected.logits).abs().mean() < 0.01
 
 

@@ -1,4 +1,4 @@
-"""Recordings as waves: decoding, levels, speeds, loops and noises."""
+"""Recordings as waveforms: decoding, levels, speeds, loops, noise and augmentations."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_is_decoded(tmp_path: Path) -> None:
 def test_prepare_trims_and_levels() -> None:
     rest = np.zeros(RATE, np.float32)
     wave = trim_and_normalize(np.concatenate([rest, 0.01 * tone(500, 1), rest, 0.01 * tone(700, 1), rest]))
-    assert abs(len(wave) / RATE - 2.25) < 0.03  # the pause of a second is shortened to a quarter
+    assert abs(len(wave) / RATE - 2.25) < 0.03  # the pause of a second is cut to a quarter of one
     assert np.sqrt(np.mean(np.square(wave[: RATE // 2]))) == pytest.approx(0.1, rel=0.05)
     with pytest.raises(ValueError, match="silent"):
         trim_and_normalize(rest)
@@ -92,7 +92,7 @@ def test_recordings_and_loops_sound_all_the_time(catalog: Catalog, bank: SoundBa
             assert longest_pause(rms > rms.max() * 10 ** (-36 / 20)) <= 28, reference  # frames of 10 ms
     track = bank.loop_recording("hammer", 5 * RATE, np.random.default_rng(0))
     assert track.shape == (5 * RATE,) and longest_pause(frame_rms(track) > 1e-4) <= 30
-    for again in (bank, pickle.loads(pickle.dumps(bank))):  # in a worker too
+    for again in (bank, pickle.loads(pickle.dumps(bank))):  # also in a worker
         np.testing.assert_array_equal(track, again.loop_recording("hammer", 5 * RATE, np.random.default_rng(0)))
 
 
@@ -151,7 +151,7 @@ def test_a_pitch_is_bent(octaves: float) -> None:
 
 
 def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
-    """Of what a telephone leaves out nothing is left, in a track or in the noise."""
+    """With a telephone band-pass, neither a track nor the noise has power outside the band."""
     style = replace(VARIED, reverb_prob=1.0)
     mic = np.where((FREQUENCY_KNOTS > 400) & (FREQUENCY_KNOTS < 3000), 1.0, 1e-4)
     clicks = np.zeros(RATE, np.float32)
@@ -197,7 +197,7 @@ def test_a_device_clips_and_drops_pieces() -> None:
     assert np.mean(np.abs(clipped) > 0.999 * np.abs(clipped).max()) > 0.3
     assert 0.01 < np.mean(frame_rms(broken) == 0) < 0.3
     degrade(wave, VARIED, np.random.default_rng(0))
-    np.testing.assert_array_equal(wave, tone(300, 1.0))  # not written to
+    np.testing.assert_array_equal(wave, tone(300, 1.0))  # the input is unchanged
 
 
 def test_only_what_asks_for_it_is_varied(catalog: Catalog, bank: SoundBank) -> None:
@@ -210,6 +210,6 @@ def test_only_what_asks_for_it_is_varied(catalog: Catalog, bank: SoundBank) -> N
         assert varied.dtype == np.float32 and np.isfinite(varied).all() and np.abs(varied).max() <= 0.991
         assert np.std(varied - plain) > 0.1 * np.std(plain)
         np.testing.assert_array_equal(varied, render_audio(scene, bank, 3, always)[0])
-        np.testing.assert_array_equal(active, also)  # who sounds stays
+        np.testing.assert_array_equal(active, also)  # the activity is the same
     mixtures = [render_audio(scenes[0], bank, number, VARIED)[0] for number in range(40)]
     assert len({wave.tobytes() for wave in mixtures}) == 40

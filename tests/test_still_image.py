@@ -1,4 +1,4 @@
-"""Still pictures are read as viewers show them."""
+"""Still images are read as image viewers show them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icf_avs.synthetic.compose.images import FolderImages
 
 PICTURE = np.full((20, 30, 3), 120, np.uint8)
 PICTURE[:10, :15], PICTURE[:10, 15:], PICTURE[10:, :15] = (200, 40, 40), (40, 200, 40), (40, 40, 200)
-STORED = {  # by EXIF's orientation: where its table says that the first row and the first column are shown
+STORED = {  # by EXIF orientation
     1: PICTURE,
     2: PICTURE[:, ::-1],
     3: PICTURE[::-1, ::-1],

@@ -1,4 +1,4 @@
-"""Words for what the tagger hears: the table, which moment they are about, and that padding is not heard."""
+"""Words for AudioSet tags: the table, the temporal localisation of tags, and padding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hears() -> WordTagger:
 
 
 def engine(seconds: float, seed: int = 0) -> Tensor:
-    """A sound that the network calls by some word: harmonics of a slowly changing tone in pulses, and hiss."""
+    """Harmonics of a tone with vibrato, and noise: the tagger assigns some word to it."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
     pitch = 2 * np.pi * np.cumsum(440 + 8 * np.sin(2 * np.pi * 5 * time)) / RATE
@@ -72,13 +72,13 @@ def test_a_vocabulary_must_hold_all_that_may_be_heard() -> None:
 
 
 def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> None:
-    """Against the rule worked out tag by tag, for a clip of three masks."""
+    """Compared with the rule computed tag by tag, for a clip of three masks."""
     words = ("almond", *reversed(audio_words()))
     hears = WordTagger(EfficientAT(), words)
     window, middle = torch.rand(2, 1, 3, 527, generator=torch.Generator().manual_seed(0)) ** 4
     middle[0, 0, 74:79] = torch.tensor([0.2, 0.7, 0.1, 0.3, 0.0])
     window, middle = 0.6 * window, 0.6 * middle
-    window[0, 0, 300], middle[0, :, 300] = 0.9, 0.95  # a vehicle: surer than anything particular
+    window[0, 0, 300], middle[0, :, 300] = 0.9, 0.95  # vehicle, more probable than any specific tag
     weights = hears.weights(window, middle, torch.tensor([[1.0, 0.5, 0.01]]))[0]
     used = [(int(row["index"]), words.index(row["word"])) for row in table() if row["use"] == "1"]
     clip, expected = window[0].amax(0).double().numpy(), np.zeros((3, len(words)))
@@ -91,12 +91,12 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
             weight = max(scores[tag], best * odds**0.5)
             expected[number, place] = max(expected[number, place], weight if weight >= RELATIVE_SCORE_FLOOR else 0)
         for row in table():
-            if row["use"] == "2":  # what the surest particular word of the clip leaves
+            if row["use"] == "2":  # what exceeds the most probable specific tag of the clip
                 left = clip[int(row["index"])] - max(clip[tag] for tag, _ in used)
                 place = words.index(row["word"])
                 expected[number, place] = max(expected[number, place], left if left >= RELATIVE_SCORE_FLOOR else 0)
     assert np.abs(weights.numpy() - expected).max() < 1e-5
-    assert (weights == 0).any() and not weights[:, 0].any()  # nothing sounds like an almond
+    assert (weights == 0).any() and not weights[:, 0].any()  # almond has no tag
     assert weights[0, words.index("vehicle")] > 0 and weights[1].any() and not weights[2].any()  # the third is quiet
 
 
@@ -110,7 +110,7 @@ def test_what_sounds_is_read_from_the_clip_and_when_from_the_moment() -> None:
     middle[0, :, tags["train"]] = torch.tensor([0.9, 0.1, 0.02])
     middle[0, :, tags["dog"]] = torch.tensor([0.0, 0.2, 0.02])
     weights = hears.weights(window, middle, torch.ones(1, 3))[0]
-    assert weights.argmax(1).tolist() == [train] * 3  # also where a moment or its window would be a dog
+    assert weights.argmax(1).tolist() == [train] * 3  # also where the middle or the window favours dog
     assert weights[0, train] == pytest.approx(0.9) and not weights[0, dog]
     assert weights[1, dog] > 0.2, "its own score, and more where the train is unsure"
     pause = hears.weights(window, middle, torch.tensor([[1.0, 0.1, 0.1]]))[0]
@@ -126,8 +126,8 @@ def test_zeros_around_a_sound_become_its_mirror_image() -> None:
         torch.cat([torch.zeros(2), wave, torch.zeros(2)]),
         torch.cat([wave, torch.zeros(4)]),
         torch.zeros(10),
-        torch.cat([wave, torch.zeros(3), torch.ones(1)]),  # a pause is no padding
-        torch.cat([torch.zeros(7), torch.ones(3)]),  # silent at its middle: to be heard as it is
+        torch.cat([wave, torch.zeros(3), torch.ones(1)]),  # a pause is not padding
+        torch.cat([torch.zeros(7), torch.ones(3)]),  # silent at its middle: unchanged
     ])  # fmt: skip
     expected = [
         [4, 3, 2, 1, 2, 3, 4, 5, 6, 5],
@@ -141,7 +141,7 @@ def test_zeros_around_a_sound_become_its_mirror_image() -> None:
 
 
 def test_the_answer_is_about_the_middle_second(hears: WordTagger, catalog: Catalog) -> None:
-    """Barks in the middle are heard, the same barks a second away are not."""
+    """Barks in the middle second are tagged; the same barks a second away are not."""
     bark = SoundBank(catalog, "cross").loop_recording("dog", 80_000, np.random.default_rng(0))
     barks = resample(torch.from_numpy(bark)[None], 16_000, RATE)[0]
     time = torch.arange(len(barks)) / RATE
@@ -155,7 +155,7 @@ def test_the_answer_is_about_the_middle_second(hears: WordTagger, catalog: Catal
 
 
 def test_padding_is_not_heard(hears: WordTagger) -> None:
-    """The first window of a video: what its zeros add to the network's answer is less than without the mirror."""
+    """In the first window of a video, zero padding changes the tags little, as it is replaced by reflection."""
     tone = engine(5.0)
     tone[: 2 * RATE] = 0
     whole = engine(7.0)[2 * RATE :]
@@ -177,7 +177,7 @@ def small_ast() -> AST:
 
 @pytest.mark.parametrize(("network", "steps"), [(EfficientAT(RATE, True, 1.0), 16), (small_ast(), 50)])
 def test_any_tagger_of_the_same_tags(network: EfficientAT | AST, steps: int) -> None:
-    """By shape alone: their weights are not here."""
+    """Shapes only, with random weights."""
     tagger, waves = WordTagger(network, audio_words()), torch.stack([engine(5.0), torch.zeros(5 * RATE)])
     with torch.no_grad():
         columns = network.columns(waves)

@@ -1,4 +1,4 @@
-"""The tagger's predictions for every sounding kind: who is in them, when it sounds, and that they are made once."""
+"""Cached tagger predictions for every sounding class: included classes, values, and caching."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")
 
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
-    """Six kinds, three of them held out."""
+    """Six classes, three of them held out."""
     whole = load_catalog()
     wanted = ("dog", "horse", "rooster", "duck", "violin", "rubber-duck")
     return replace(whole, classes=tuple(kind for kind in whole.classes if kind.name in wanted))
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def library(catalog: Catalog, tagger: WordTagger, cache: Path, monkeypatch: pytest.MonkeyPatch) -> TaggerOutputs:
-    """In a cache of its own; the files of the benchmark have been found by then."""
+    """Predictions in a separate cache folder."""
     monkeypatch.setattr(module, "cache_dir", lambda: cache)
     return tagger_outputs(catalog, "train", tagger, VARIANTS, load_open_vocab_stamps(catalog.root).training_classes)
 

@@ -1,4 +1,4 @@
-"""The audio encoder that hears in words: by hand, and on a real recording."""
+"""The audio encoder over tagger words: hand-worked, and on a real recording."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ear(names: torch.Tensor) -> TaggerEncoder:
 
 
 def heard(**weights: float) -> torch.Tensor:
-    """[1, words] with these weights."""
+    """Tag weights [1, words]; words that are not given have weight 0."""
     row = torch.zeros(1, len(WORDS))
     for word, weight in weights.items():
         row[0, WORDS.index(word)] = weight
@@ -52,7 +52,7 @@ def test_a_mixture_by_hand(ear: TaggerEncoder) -> None:
     mixed = 0.75 * vectors[0] + 0.25 * vectors[1]
     torch.testing.assert_close(tokens[0, 0], ear.norm(mixed + 0.75 * (vectors[0] - mixed)))
     assert token.shape == (1, DIM) and tokens.shape == (1, 6, DIM)
-    torch.testing.assert_close(tokens[0, 2:], token.expand(4, -1))  # no third word is heard
+    torch.testing.assert_close(tokens[0, 2:], token.expand(4, -1))  # there is no third word
 
 
 def test_what_is_faint_is_nothing_in_part(ear: TaggerEncoder) -> None:

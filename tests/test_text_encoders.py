@@ -19,7 +19,7 @@ BYTES = [chr(code) for code in range(ord("!"), ord("~") + 1)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of both halves, as openai's, and a vocabulary of single letters and one merge."""
+    """Weights of text and vision model as published by OpenAI, with a vocabulary of single letters and "dog"."""
     path = tmp_path_factory.mktemp("clip")
     words = [*BYTES, *(f"{letter}</w>" for letter in BYTES), "do", "dog</w>", "<|startoftext|>", "<|endoftext|>"]
     (path / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
@@ -79,7 +79,7 @@ def test_missing_or_foreign_files_are_one_line(folder: Path, tmp_path: Path) -> 
         text_encoders.embed_with_clip(("dog",), tmp_path)
 
 
-# MiniLM, of the optional training dependencies.
+# MiniLM, an optional training dependency.
 
 
 def test_related_names_are_near() -> None:

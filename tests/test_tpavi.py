@@ -1,4 +1,4 @@
-"""TPAVI against its public description: parameters, the interaction as the matrix of all pairs, normalisation."""
+"""TPAVI against its public description: parameter count, interaction over all pairs of positions, normalisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTHS = {"resnet-50": (256, 512, 1024, 2048), "pvt-v2-b5": (64, 128, 320, 512)}
 
 
 def public_parameters(widths: tuple[int, ...], classes: int | None) -> int:
-    """All beside the encoders, counted from the layer list of the public code (OpenNLPLab/AVSBench at f7414af)."""
+    """Parameters without the encoders, from the layer list of the public code (OpenNLPLab/AVSBench at f7414af)."""
 
     def layer(inputs: int, outputs: int, kernel: int = 1, bias: bool = True) -> int:
         return inputs * outputs * kernel * kernel + (outputs if bias else 0)
@@ -62,7 +62,7 @@ def test_as_many_parameters_as_the_public_network(encoder: str, classes: int | N
 @pytest.mark.parametrize("encoder", WIDTHS)
 @pytest.mark.parametrize("semantic", [False, True])
 def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection(encoder: str, semantic: bool) -> None:
-    """As published: VGGish's 128 numbers go straight into the network, which has no other parameters than it."""
+    """As published, the 128 features of VGGish enter the network directly, without additional parameters."""
     names = tuple(f"kind {number}" for number in range(70))
     options = {"implicit_text": None, "counterfactual": None, "contrastive": None, "audio": "vggish", "dim": 256}
     config = ModelConfig(names, network="tpavi", visual=encoder, train_visual=True, semantic=semantic, **options)
@@ -71,14 +71,14 @@ def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection(encoder: str
         network = build_network(config, Encoder(WIDTHS[encoder]), audio)
     beside = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("audio."))
     assert beside == public_parameters(WIDTHS[encoder], 71 if semantic else None)
-    assert sum(p.numel() for p in network.audio.parameters()) == 72_141_184  # of VGGish alone
+    assert sum(p.numel() for p in network.audio.parameters()) == 72_141_184  # VGGish alone
 
 
 def all_pairs(block: PixelWiseInteraction, maps: Tensor, audio: Tensor) -> Tensor:
-    """The block on one clip [T,D,h,w] without padding, by the matrix [Thw,Thw] of all pairs of positions."""
+    """The block on one clip [T,D,h,w] without padding, via the matrix [Thw,Thw] of all pairs of positions."""
     frames, dim, height, width = maps.shape
     x = maps.permute(0, 2, 3, 1).reshape(-1, dim)
-    sound = block.align(audio).repeat_interleave(height * width, 0)  # a position hears its frame
+    sound = block.align(audio).repeat_interleave(height * width, 0)  # each position gets the audio of its frame
     theta, g, out = (layer.weight[:, :, 0, 0] for layer in (block.theta, block.g, block.out))
     pairs = (x @ theta.T + block.theta.bias) @ block.phi(sound).T
     read = pairs / len(x) @ (x @ g.T + block.g.bias)
@@ -141,14 +141,14 @@ def test_batch_normalisation_is_that_of_the_valid_frames() -> None:
 
 
 def _half(rank: int, folder: Path) -> None:
-    """What a process finds for its half of the batch: two clips of different numbers of frames."""
+    """Save the results of one process on its half of the batch: one of two clips of different length."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.save(_step(slice(rank, rank + 1)), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def _step(clips: slice) -> dict[str, Tensor]:
-    """One way back in float64, where sums do not depend on their order; the loss is a sum over frames."""
+    """Logits, gradients and buffers of one backward pass in float64; the loss is a sum over frames."""
     network, batch = small_network("tpavi").train().double(), random_clips()
     batch.valid[1, 1:] = False
     batch = batch._replace(sound=batch.sound.double()).at(clips)

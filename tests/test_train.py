@@ -1,6 +1,6 @@
-"""Training on a handful of real scenes: golden losses, exact resumption, one line for what goes wrong, and learning.
+"""Training on a few real scenes: golden losses, exact resumption, one-line errors, and learning.
 
-After a wanted change of the numbers:  ICF_REGENERATE=1 python -m pytest tests/test_train.py -k golden
+To update the golden losses:  ICF_REGENERATE=1 python -m pytest tests/test_train.py -k golden
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def straight(data: StampsData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run without a break."""
+    """The folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
         stand_ins(data, patch)
@@ -76,7 +76,7 @@ def straight(data: StampsData, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.parametrize(("every", "after"), [(2, 4), (4, 6), (5, 9)])
 def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straight: Path, tmp_path: Path) -> None:
-    """Broken off while the sounds are named, right after, and while the masks are learnt."""
+    """Interrupted during audio pretraining, right after it, and during mask training."""
     config = replace(TINY, checkpoint_every=every)
     broken_off(tmp_path, config, after)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == every
@@ -88,7 +88,7 @@ def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straigh
 
 
 def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
-    found = {path.name for path in straight.iterdir()} - {"tensorboard"}  # where it is installed
+    found = {path.name for path in straight.iterdir()} - {"tensorboard"}  # if installed
     assert found == {"best.safetensors", "last.pt", "metrics.jsonl", "recipe.json", "samples", "tiny.safetensors"}
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["stage"]) for row in rows] == [(0, "pretrain"), (9, "train"), (9, "validation")]
@@ -102,7 +102,7 @@ def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(data: StampsData, tmp_path: Path) -> None:
-    """Its weights are those of that step, calibrated; to look on changes nothing of what is learnt."""
+    """It has the weights of that step and a calibrated offset; validation does not change the training."""
     train(replace(TINY, checkpoint_every=1), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     scores = {row["step"]: row["score"] for row in rows if row["stage"] == "validation"}
@@ -121,7 +121,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(data: StampsData, tm
 
 
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: StampsData) -> None:
-    """No scene of one seed is met again under another, in whatever set."""
+    """Scene sets of different seeds share no scene."""
     other = StampsData(replace(TINY, seed=1), None, 1, lambda *_: None)
     seen = [[scene.stamps for features in (run.images, run.clips) for scene in features.scenes]
             for run in (data, other)]  # fmt: skip
@@ -140,7 +140,7 @@ def test_resumption_with_other_settings(change: dict, straight: Path) -> None:
 
 
 def test_a_run_is_lengthened(straight: Path, tmp_path: Path) -> None:
-    """What it has done stays; the steps that are added have the learning rate of a run of that length."""
+    """Finished steps are kept; added steps have the learning rate of a run of the new length."""
     shutil.copytree(straight, tmp_path / "run")
     longer = replace(TINY, steps=9)
     rates: list[float] = []
@@ -161,7 +161,7 @@ def test_a_run_is_lengthened(straight: Path, tmp_path: Path) -> None:
     assert [(row["step"], row["stage"]) for row in rows if row["stage"] != "validation"] == [
         (0, "pretrain"), (9, "train"), (10, "train"), (12, "train")]  # fmt: skip
     assert any(not value.equal(weights(straight)[name]) for name, value in weights(tmp_path / "run").items())
-    train(longer, tmp_path / "run", resume=True)  # and finished it resumes to itself
+    train(longer, tmp_path / "run", resume=True)  # resuming a finished run changes nothing
     assert read_recipe(path)["lengthened"] == recipe["lengthened"]
 
 
@@ -169,7 +169,7 @@ def test_finishing_steps_are_done_anew_after_those_added(data: StampsData, tmp_p
     config = replace(TINY, highres_steps=2)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     trainer.step = 4 + 6 + 1
-    trainer.optimizer = adamw(trainer.config, trainer.train_module, trainer.pretraining)  # of its stage
+    trainer.optimizer = adamw(trainer.config, trainer.train_module, trainer.pretraining)  # of this stage
     trainer.save()
     longer = replace(config, steps=8)
     again = Trainer(longer, data, build_model(longer, data.classes), tmp_path)
@@ -186,7 +186,7 @@ def test_interrupted_it_keeps_the_step_it_has(
     number: int, code: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """By the command line: one line that says how to go on, which does, to the weights of an unbroken run."""
+    """The command prints how to resume; that command ends with the weights of an uninterrupted run."""
     monkeypatch.setitem(RECIPES, "tiny", lambda: TINY)
     monkeypatch.chdir(tmp_path)
     train_step = Trainer.train_step
@@ -229,7 +229,7 @@ def test_the_workers_of_the_command_reach_the_data(tmp_path: Path, monkeypatch: 
 
 
 def test_pretraining_ends_when_its_loss_stops_falling(data: StampsData, tmp_path: Path) -> None:
-    """The stage after it is the same; a run broken off in the middle ends it at the same step, bit for bit."""
+    """The next stage does not change; an interrupted run ends pretraining at the same step, bit for bit."""
     config = replace(TINY, audio_pretrain_steps=30, audio_pretrain_patience=4, steps=2, checkpoint_every=3)
     straight = train(config, tmp_path / "straight")
     taken = read_recipe(straight)["pretraining steps"]
@@ -247,7 +247,7 @@ def test_pretraining_ends_when_its_loss_stops_falling(data: StampsData, tmp_path
 def ended(losses: list[float], patience: int) -> int | None:
     plateau = Plateau(patience)
     for count, loss in enumerate(losses, 1):
-        plateau = Plateau(**json.loads(json.dumps(plateau.state())))  # as through last.pt
+        plateau = Plateau(**json.loads(json.dumps(plateau.state())))  # as in last.pt
         if plateau.reached(loss):
             return count
     return None
@@ -298,7 +298,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
 
 
 def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tmp_path: Path) -> None:
-    """Biases, norms, temperatures: a step without a gradient leaves them and shrinks matrices by rate and decay."""
+    """A step with zero gradients shrinks matrices by rate times decay and keeps biases, norms and temperatures."""
     config = replace(TINY, audio_pretrain_steps=0, learning_rate=0.1, weight_decay=0.5, warmup=0)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     every = {id(p): name for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -325,7 +325,7 @@ def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tm
 
 @pytest.mark.parametrize("value", [-30.0, 30.0])
 def test_temperatures_stay_within_bounds(value: float, data: StampsData, tmp_path: Path) -> None:
-    """As CLIP's: of both a parameter that is outside counts as the bound, and is put there by the next step."""
+    """As in CLIP, a temperature out of bounds has the value of the bound and is clamped by the next step."""
     config = replace(TINY, audio_pretrain_steps=0)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     learnt = [p for name, p in trainer.model.named_parameters() if name.endswith("log_temperature")]
@@ -352,7 +352,7 @@ def test_batches_follow_from_seed_and_step(data: StampsData) -> None:
     assert one.waveforms.equal(same.waveforms) and one.masks.equal(same.masks)
     assert one.waveforms.shape != other.waveforms.shape or not one.waveforms.equal(other.waveforms)
     shapes = {data.batch(step).masks.shape[:2] for step in range(4, 16)}
-    assert shapes == {(10, 1), (2, 5)}  # ten frames: so many pictures, or two clips of five
+    assert shapes == {(10, 1), (2, 5)}  # ten frames: ten images, or two clips of five
     assert data.batch(0).waveforms.shape[:2] == (8, 1)
 
 
@@ -370,7 +370,7 @@ def test_the_finishing_stage_sees_larger_pictures() -> None:
 
 
 def overfitted(data: StampsData, model: dict, steps: int) -> tuple[SegmentationModel, object, list[float]]:
-    """A model trained on one batch of four pictures, that batch, and its losses."""
+    """A model trained on one batch of four images, that batch, and the losses."""
     config = replace(TINY, model=model, audio_pretrain_steps=0)
     torch.manual_seed(0)
     network = build_model(config, data.classes)
@@ -391,7 +391,7 @@ def overfitted(data: StampsData, model: dict, steps: int) -> tuple[SegmentationM
 
 @torch.inference_mode()
 def marked(network: SegmentationModel, batch, waves: torch.Tensor) -> tuple[float, float]:
-    """Share of the true masks that is marked, and IoU over the batch."""
+    """Recall of the ground-truth pixels, and IoU over the batch."""
     found = network(batch.visual, waves, batch.valid).logits > 0
     true = batch.masks > 0.5
     return float((found & true).sum() / true.sum()), float((found & true).sum() / (found | true).sum())

@@ -1,4 +1,4 @@
-"""Options of `icf train`: what has no effect is refused."""
+"""Options of `icf train`: those without effect are refused."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def test_rates_and_names_are_those_of_the_encoders() -> None:
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_no_line_is_left_of_a_bar_that_was_not_drawn(quiet: bool) -> None:
-    """Before an error in a file or a pipe."""
+    """If an error comes first, also in a file or pipe."""
     screen = io.StringIO()
-    config = replace(RECIPES["own"](), name="a run")  # that has no estimate
+    config = replace(RECIPES["own"](), name="a run")  # a name without a time estimate
     with pytest.raises(UserError), progress(config, "own", Console(file=screen)) as report:
         if not quiet:
             report("train", 1_212, 2_700, {"loss": 1.5})
@@ -130,7 +130,7 @@ IDLE = {
     "own --data nowhere": "nowhere: no such folder; recipe own trains on videos of your own: name the folder",
     "s4-pvt --data MS3": "MS3: holds ms3_meta_data.csv, for recipe ms3-pvt; recipe s4-pvt trains on a set in the "
     "layout of S4: name the folder with --data; it holds s4_meta_data.csv",
-    "own --data MS3 --init natural": "MS3: holds ms3_meta_data.csv",  # after natural was found
+    "own --data MS3 --init natural": "MS3: holds ms3_meta_data.csv",  # after checkpoint natural was found
 }
 
 
@@ -138,7 +138,7 @@ IDLE = {
 def test_an_option_without_effect_is_refused(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one line, before any work, and nothing is left."""
+    """One line, before any work, and no file is written."""
     monkeypatch.chdir(tmp_path)
     write_ms3(tmp_path / "MS3", [("many-000000", "train")])
     before = sorted(tmp_path.rglob("*"))
@@ -150,7 +150,7 @@ def test_an_option_without_effect_is_refused(
 
 @pytest.mark.parametrize(("width", "terms", "terminal"), [(80, 1, True), (120, 4, True), (80, 1, False)])
 def test_a_bar_keeps_its_numbers(width: int, terms: int, terminal: bool) -> None:
-    """Of a run whose configuration has another name than its recipe, too."""
+    """Also if the configuration is not named after its recipe."""
     values = dict.fromkeys(("loss", "bce", "dice", "counterfactual"), 1.5)
     config = replace(RECIPES["own"](), name="a run")
     screen = io.StringIO()

@@ -1,4 +1,4 @@
-"""What machines do to a run: it ends in one line, and its last checkpoint goes on to the weights of a whole run."""
+"""Machine faults during training: a one-line error, and resuming gives the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def straight(data: StampsData, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def ends_well(folder: Path, straight: Path) -> bool:
-    """Resume a run; whether it ends in the weights of the one without a fault."""
+    """Resume a run; return whether its weights equal those of the run without a fault."""
     train(OFTEN, folder, resume=True)
     expected, found = (load_file(path / "tiny.safetensors") for path in (straight, folder))
     return all(value.equal(found[name]) for name, value in expected.items())
 
 
 def test_killed_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    """A short run of benchmarks/kill_training.py, at other moments than its usual seed has."""
+    """A short run of benchmarks/kill_training.py, with kill times from another seed."""
     kill_training.run(tmp_path / "unbroken")
     chance = random.Random(11)
     for _ in range(2):
@@ -72,7 +72,7 @@ def test_killed_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 def test_a_full_disk(
     file: str, prepared: None, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no room for a file when it is to take its place."""
+    """The disk is full when a temporary file is moved to its final path."""
     broken_off(tmp_path, OFTEN, 7)
     kept, replace_file = (tmp_path / "last.pt").read_bytes(), os.replace
 
@@ -94,7 +94,7 @@ def test_a_full_disk(
 def test_out_of_memory_in_the_middle_of_a_run(
     prepared: None, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step really asks for more memory than there is."""
+    """A step allocates more memory than the machine has."""
     train_step = Trainer.train_step
 
     def failing(trainer: Trainer, *parts: object) -> dict[str, float]:
@@ -148,7 +148,7 @@ def test_other_errors_are_not_hidden(prepared: None, tmp_path: Path, monkeypatch
 
 
 def test_the_data_folder_vanishes(tmp_path: Path) -> None:
-    """A set on a disk that is taken away while the run goes on, and is there again for the rest of it."""
+    """The data disk disappears during the run and is back when it resumes."""
     source, away = tmp_path / "set", tmp_path / "away"
     write_s4(source, [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(("train",) * 6 + ("val",))])
     config = small_run()
@@ -167,7 +167,7 @@ def test_the_data_folder_vanishes(tmp_path: Path) -> None:
 
 
 def small_run() -> TrainConfig:
-    """A recipe for S4 with what is small: eight steps, a checkpoint after each."""
+    """A small S4 run: eight steps, a checkpoint after each."""
     config = with_encoders(RECIPES["s4-pvt-baseline"](), "efficientnet-lite0", "log-mel", "minilm")
     model = replace(config.model, dim=32, pixel_dim=16, heads=4)
     spec = replace(config.spec, image_size=64)

@@ -1,5 +1,5 @@
-"""Hostile files: no pickle runs wherever one can be given, claims are checked before memory is asked for, nothing is
-written or read outside of an archive's own folder, and the code holds no shell and no eval. The page: test_serve.py.
+"""Hostile files: no pickle is executed, claimed sizes are checked before memory is allocated, archives cannot reach
+outside their folder, and the code holds no shell and no eval. For the web page see test_serve.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENDINGS = (".pkl", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 class Canary:
-    """Leaves a mark when it is unpickled."""
+    """Creates the folder `mark` when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -52,7 +52,7 @@ class Canary:
 
 
 def hostile(path: Path, form: str) -> Path:
-    """A file that makes path.parent/sang when it is opened carelessly, and the mark."""
+    """Write a file that creates path.parent/sang when unpickled; return that path."""
     canary = Canary(path.parent / "sang")
     if form == "pickle":
         path.write_bytes(pickle.dumps(canary))
@@ -108,7 +108,7 @@ def test_no_pickle_is_the_weights_of_an_encoder(load, form: str, tmp_path: Path)
     assert not mark.exists()
 
 
-# What a checkpoint claims
+# Claims of a checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def claiming(sound: Path, path: Path, part: str, claims: dict[str, object]) -> Path:
-    """The sound checkpoint with other values in its config or spec."""
+    """Save the valid checkpoint with other values in its config or spec."""
     with safe_open(sound, framework="pt") as file:
         metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
     metadata[part] = json.dumps(json.loads(metadata[part]) | claims)
@@ -132,7 +132,7 @@ def claiming(sound: Path, path: Path, part: str, claims: dict[str, object]) -> P
 def _bounded(path: Path, tell) -> None:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20),) * 2)
-    torch.set_num_threads(1)  # those of the parent are not there after a fork
+    torch.set_num_threads(1)  # the parent's threads do not exist after a fork
     try:
         load_checkpoint(path)
         tell.send("loaded")
@@ -141,7 +141,7 @@ def _bounded(path: Path, tell) -> None:
 
 
 def refusal(path: Path) -> str:
-    """The line that `load_checkpoint` ends in, with a quarter of a gigabyte at most and in at most ten seconds."""
+    """The error of `load_checkpoint` with at most 256 MB of additional memory and 60 seconds."""
     context = multiprocessing.get_context("fork")
     ear, mouth = context.Pipe(duplex=False)
     child = context.Process(target=_bounded, args=(path, mouth), daemon=True)
@@ -226,7 +226,7 @@ def test_a_recipe_that_is_none(recipe: str, sound: Path, tmp_path: Path) -> None
 
 
 def debian(path: Path, members: list[tarfile.TarInfo]) -> None:
-    """A Debian package with these members, made by hand: dpkg-deb would refuse to build some."""
+    """Write a Debian package with these members, some of which dpkg-deb would refuse to build."""
 
     def packed(content: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
         out = io.BytesIO()
@@ -291,7 +291,7 @@ def test_a_debian_package_that_reaches_out_of_itself_is_not_taken(members, tmp_p
     try:
         root = asset_packages.fetch(asset_packages.Package("x", "usr/inner"))
         assert not members[0].startswith("a link")
-        assert os.listdir(root) == ["good"]  # what the unpacker made harmless
+        assert os.listdir(root) == ["good"]  # made harmless while unpacking
     except UserError as error:
         assert "\n" not in str(error)
         assert not list((tmp_path / "cache" / "packages").iterdir())
@@ -312,7 +312,7 @@ def test_a_debian_package_with_links_within_is_taken(tmp_path: Path, monkeypatch
 
 
 def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> None:
-    """20 000 folders, each of which claims the 10 000 records after it; then a path of folders that has no end."""
+    """20,000 folders that each claim the 10,000 records after them; then a chain of 20,000 nested folders."""
     count = 20_000
     for children in (count // 2, 1):
         tree = b"".join(
@@ -327,11 +327,11 @@ def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> No
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-# The code itself
+# The source code
 
 
 def test_no_library_is_asked_to_unpickle() -> None:
-    """What ruff's rules of security (S, in pyproject.toml) do not see."""
+    """What ruff's security rules (S, in pyproject.toml) do not find."""
     sources = [path for part in ("icf_avs", "examples", "benchmarks") for path in (ROOT / part).rglob("*.py")]
     assert len(sources) > 100
     for path in sources:
@@ -352,7 +352,7 @@ def test_no_hostile_pickle_is_log_mel(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
-    """Found by fuzzing: the system refuses to look for it."""
+    """Found by fuzzing: the file system rejects such a name."""
     (tmp_path / "s4_meta_data.csv").write_text(f"name,category,split\n{'a' * 300},dog,train\n")
     with pytest.raises(UserError, match=r"line 2: name is 'a{300}', an empty cell or a name that cannot be a file's"):
         read_set(tmp_path, "train")

@@ -1,4 +1,4 @@
-"""VGGish against a NumPy forward in TensorFlow's layout, its weights files, and its adapter; log-mel as input."""
+"""VGGish against a NumPy forward pass in TensorFlow's layout, its weights files and its adapter; log-mel input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from icf_avs.encoders.vggish import VGGish, VGGishAudio, load_vggish, load_vggis
 from icf_avs.errors import UserError
 from icf_avs.media.vggish_frontend import log_mel
 
-SHAPES = {  # of the public weights file
+SHAPES = {  # in the public weights file
     "features.0": (64, 1, 3, 3),
     "features.3": (128, 64, 3, 3),
     "features.6": (256, 128, 3, 3),
@@ -35,7 +35,7 @@ def network() -> VGGish:
     torch.manual_seed(3)
     network = VGGish()
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):  # so that nothing dies out on the way, and biases matter
+        if isinstance(module, nn.Conv2d | nn.Linear):  # so that no activation vanishes, and biases matter
             nn.init.kaiming_normal_(module.weight)
             nn.init.normal_(module.bias, std=0.3)
     return network.eval()
@@ -46,7 +46,7 @@ def waves(count: int = 2) -> Tensor:
 
 
 def convolve(x: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
-    """x [H,W,C], weight [O,C,3,3], zeros around -> [H,W,O] after ReLU."""
+    """x [H,W,C], weight [O,C,3,3], zero padding -> [H,W,O] after ReLU."""
     height, width, _ = x.shape
     padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
     y = sum(padded[i : i + height, j : j + width] @ weight[:, :, i, j].T for i in range(3) for j in range(3))
@@ -98,7 +98,7 @@ def test_has_the_public_files_tensors_and_72_14_million_parameters(network: VGGi
 
 
 def small_state() -> dict[str, Tensor]:
-    """The public file's tensors, each of one number repeated: on disk they take no room."""
+    """Tensors of the public file's shapes, each one expanded number, which takes no disk space."""
     shapes = [(f"{k}.weight", s) for k, s in SHAPES.items()] + [(f"{k}.bias", s[:1]) for k, s in SHAPES.items()]
     return {key: torch.full((1,), float(index)).expand(shape) for index, (key, shape) in enumerate(shapes)}
 
@@ -137,7 +137,7 @@ def test_the_adapter_hears_waves_and_log_mel_alike(network: VGGish) -> None:
     assert torch.equal(token, again[0]) and torch.equal(tokens, again[1])
 
     late = log_mel(sound).clone()
-    late[:, 80:] = 0.0  # the last step sees frames 80 to 95; the convolutions reach some frames into their neighbours
+    late[:, 80:] = 0.0  # the last token covers frames 80 to 95; convolutions also reach into its neighbours
     changed = (adapter(late)[1] - tokens).abs().amax((0, 2)) > 1e-6
     assert changed.tolist()[-1] and not changed[:3].any()
 
@@ -168,5 +168,5 @@ def test_the_small_encoder_hears_log_mel_too() -> None:
 
 
 def test_the_name_of_the_published_file_ends_with_its_hash() -> None:
-    """torch.hub's custom: with the first eight digits of its SHA-256."""
+    """As usual for torch.hub: the first eight digits of the SHA-256."""
     assert vggish.URL.removesuffix(".pth").endswith(f"-{vggish.SHA256[:8]}")

@@ -1,4 +1,4 @@
-"""The audio front end against an independent forward in NumPy, written from its definition (docs: audio front end)."""
+"""VGGish's log-mel front end against an independent NumPy version, written from its definition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icf_avs.types import ClipSpec
 
 
 def reference(wave: np.ndarray) -> np.ndarray:
-    """One frame and one band at a time, float64: [n] -> [frames, 64]."""
+    """Log-mel spectrogram in float64, one frame and band at a time: [n] -> [frames, 64]."""
     mel = lambda hertz: 1127.0 * np.log(1.0 + hertz / 700.0)  # noqa: E731
     edges = [mel(125.0) + i * (mel(7500.0) - mel(125.0)) / 65 for i in range(66)]
     window = [0.5 - 0.5 * np.cos(2 * np.pi * n / 400) for n in range(400)]

@@ -1,4 +1,4 @@
-"""The segmenter of things against its published graph, on real pictures, and where its weights come from."""
+"""The VOC segmenter against its published graph, on real photographs, and the source of its weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def golden_picture() -> torch.Tensor:
 
 def test_it_says_what_the_published_graph_says() -> None:
     network = load_segmenter()
-    for index, block in enumerate(network.blocks):  # the graph takes two strides out, ours one
+    for index, block in enumerate(network.blocks):  # the published graph removes two strides, ours one
         rate = 1 if index < 7 else 2 if index < 14 else 4
         layer = block.depthwise
         layer.stride = (1, 1) if index == 6 else layer.stride
@@ -56,7 +56,7 @@ def test_it_says_what_the_published_graph_says() -> None:
 
 
 def on_grass(stem: str, side: int = 300) -> torch.Tensor:
-    """A photographic stamp, as large as the picture allows, on plain green: uint8 [1,side,side,3]."""
+    """A photographic stamp at 80 % of the frame size on plain green: uint8 [1,side,side,3]."""
     stamp = Image.open(asset_packages.stamps_root() / f"{stem}.png").convert("RGBA")
     scale = side * 0.8 / max(stamp.size)
     stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
@@ -76,7 +76,7 @@ def test_it_finds_things_of_photographs(segmenter: VocSegmenter, stem: str, thin
     assert shares.shape == (1, VOC_CLASSES, GRID, GRID) and shares.min() >= 0 and shares.sum(1).max() <= 1 + 1e-5
     middle = shares[0, :, GRID // 2 - 2 : GRID // 2 + 3, GRID // 2 - 2 : GRID // 2 + 3].mean((1, 2))
     assert NAMES[int(middle.argmax())] == thing and middle.max() > 0.5
-    assert shares[0, :, :2, :2].sum(0).max() < 0.2  # plain ground in the corner
+    assert shares[0, :, :2, :2].sum(0).max() < 0.2  # background in the corner
 
 
 def test_evidence_stands_beside_the_levels(segmenter: VocSegmenter) -> None:
@@ -110,7 +110,7 @@ def test_words_and_things() -> None:
 
 
 def test_evidence_of_things_by_hand() -> None:
-    """Two words, one of which fits thing 0; a third that nothing fits and nothing is kin to."""
+    """Three words: the first fits class 0 and is related to class 1; the others match no class."""
     evidence = SegmenterPrior(3, 2)
     fit, kin = torch.zeros(3, VOC_CLASSES), torch.zeros(3, VOC_CLASSES)
     fit[0, 0] = kin[0, 0] = kin[0, 1] = 1
@@ -120,7 +120,7 @@ def test_evidence_of_things_by_hand() -> None:
     log = torch.log1p(torch.tensor(127.5))
     maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), shares))
     torch.testing.assert_close(maps, torch.stack([log * torch.tensor([1.0, 0, 0]), log * torch.tensor([0, 0, 1.0])]))
-    half = math.log(0.5)  # what something else of a share of .5 takes from a logit: thrice where the word names a thing
+    half = math.log(0.5)  # penalty of another class with probability 0.5: three times that if the word names a class
     torch.testing.assert_close(found, torch.tensor([[0.5, 0, 0], [0, 0, 3 * half]]))
     maps, found = (of[0, 0, :, 0] for of in evidence(torch.tensor([[[0.0, 0.0, 1.0]]]), shares))
     torch.testing.assert_close(maps, torch.stack([torch.zeros(3), log.expand(3)]))
@@ -132,7 +132,7 @@ def test_evidence_of_things_by_hand() -> None:
 
 
 def test_what_it_says_counts_beside_the_decoder() -> None:
-    """Four positions: it finds what is meant, it finds something else, it doubts, there is nothing."""
+    """Four positions: the class asked for, another class, uncertain, nothing."""
     meant, against = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, -2.5, -0.125, 0.0]]).view(2, 1, 1, 4)
     found = torch.stack([meant, against], dim=1)
     settled = fuse_segmenter(torch.tensor([-2.0, 1.0, 0.25, -9.0]).view(1, 1, 4), found)[0, 0]
@@ -150,7 +150,7 @@ def test_nothing_it_says_is_endless() -> None:
 
 
 def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files of weights are kept below `folder` and nowhere else; where that is."""
+    """Set the weights cache to a place below `folder`; return that place."""
     monkeypatch.setenv("TORCH_HOME", str(folder))
     monkeypatch.delenv("ICF_WEIGHTS_DIR", raising=False)
     return folder / "hub" / "checkpoints"

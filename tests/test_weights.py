@@ -1,4 +1,4 @@
-"""Where weights are looked for, what a machine without a network is told, and the registry of encoders."""
+"""Where weights are searched, messages without a network, and the registry of encoders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def filled(folder: Path, *names: str) -> Path:
 
 
 def offline(tmp_path: Path, code: str) -> str:
-    """What a fresh process prints whose hub is out of reach and whose caches are below tmp_path."""
+    """Output of `code` in a new process that is offline and has its caches below tmp_path."""
     places = {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -70,7 +70,7 @@ def test_offline_and_missing_is_one_line_with_the_command(tmp_path: Path) -> Non
 
 
 def test_offline_the_hubs_cache_will_do(tmp_path: Path) -> None:
-    """The cache as the hub's client lays it out, written by hand; these weights are not safetensors."""
+    """A hand-written cache in the layout of the hub client, with weights that are not safetensors."""
     model = tmp_path / "hf" / "hub" / "models--OpenGVLab--pvt_v2_b5"
     snapshot = filled(model / "snapshots" / ("0" * 40), "config.json", "pytorch_model.bin")
     (model / "refs").mkdir()
@@ -88,7 +88,7 @@ def test_every_hub_model_has_an_entry_and_a_pin_is_a_whole_commit() -> None:
 
 @pytest.mark.parametrize("repo", [PINNED, REPO])
 def test_the_hub_is_asked_for_the_pinned_commit(repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is not pinned is asked for by the hub's newest."""
+    """A model that is not pinned is fetched at the newest commit."""
     with hub_in(tmp_path, monkeypatch) as server:
         filled(server.root / repo, "config.json", "model.safetensors")
         folder = weights.model_folder(repo)
@@ -136,7 +136,7 @@ def test_a_misspelt_folder_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypat
 def test_a_folder_of_weights_that_is_not_there_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    """By whatever looks there, in place of going on with what lies elsewhere."""
+    """By everything that reads weights, instead of using another place."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "wieghts"))
     looks = (
         lambda: weights.model_folder(REPO), vggish.load_vggish, efficientat.load_efficientat,
@@ -170,7 +170,7 @@ def test_the_registry_builds_by_name() -> None:
     for name in registry.VISUAL:
         reduced = {} if name.startswith("efficientnet-lite0") else {"depths": (1, 1, 1, 1)}
         encoder = registry.build_visual(name, random=True, **reduced)
-        levels = encoder(frames)[:4]  # a fifth may be evidence
+        levels = encoder(frames)[:4]  # a fifth may hold class scores
         assert [level.shape[1] for level in levels] == list(encoder.channels), name
         assert [64 // level.shape[2] for level in levels] == list(encoder.strides), name
     token, tokens = registry.build_audio("log-mel", 16)(torch.zeros(2, 15_600))

@@ -1,4 +1,4 @@
-"""`--words` in plain English: what each everyday word stands for, without the text encoder."""
+"""`--words`: the tags that everyday words stand for, without the text encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icf_avs.encoders.tagger_encoder import audio_words
 from icf_avs.errors import UserError
 from icf_avs.inference.word_prompts import find_tags, known_words, split_words
 
-EVERYDAY = {  # the tag that has to be among those that stand for the word; "": nothing visible makes this sound
+EVERYDAY = {  # a tag that the word must map to; "": the sound has no visible source
     "man": "male person", "woman": "female person", "women": "female person", "baby": "human baby",
     "children": "young person", "kids": "young person", "people": "people", "speech": "person", "voice": "person",
     "talking": "person", "singing": "person", "laughing": "person", "screaming": "person", "crying": "person",

@@ -1,4 +1,4 @@
-"""A predictor whose masks can be told beforehand, for tests of media."""
+"""A predictor with predictable masks, for tests of media."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from icf_avs.types import ClipSpec, Prediction
 
 
 class Witness(MaskPredictor):
-    """Marks bright pixels where there is sound, and notes what it is given for each mask."""
+    """Segments bright pixels if there is sound, and records its inputs for each mask."""
 
     classes = ("noise",)
 
