@@ -30,7 +30,7 @@ def test_dice_by_hand() -> None:
     assert float(dice_loss(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
 
 
-def test_frames_weigh_the_same() -> None:
+def test_labelled_frames_have_equal_weight() -> None:
     logits, target = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4).round()
     frames = torch.tensor([[True, False, True], [False, False, True]])
     for loss in (bce_loss, dice_loss):
@@ -40,14 +40,14 @@ def test_frames_weigh_the_same() -> None:
         assert torch.allclose(loss(logits, target, frames), torch.stack(single).mean())
 
 
-def test_dice_does_not_ask_overlap_of_an_empty_mask() -> None:
+def test_dice_of_an_empty_mask_is_zero() -> None:
     logits = torch.randn(1, 2, 4, 4, requires_grad=True)
     loss = dice_loss(logits, torch.zeros(1, 2, 4, 4), torch.ones(1, 2, dtype=torch.bool))
     loss.backward()
     assert float(loss.detach()) == 0 and not logits.grad.any()
 
 
-def test_blank_by_hand() -> None:
+def test_suppression_loss_by_hand() -> None:
     logits = torch.tensor([[[[0.0, 10.0]]]])
     factual = torch.tensor([[[[1.0, 0.0]]]])
     zero, ten = math.log(2), math.log1p(math.exp(10))
@@ -58,14 +58,14 @@ def test_blank_by_hand() -> None:
     assert float(suppression_loss(logits, 0 * factual, NO, YES)) == 0  # the factual mask is empty
 
 
-def test_a_frame_with_nothing_to_vanish_does_not_dilute_the_rest() -> None:
+def test_empty_masks_do_not_dilute_the_suppression_loss() -> None:
     logits, factual = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
     factual[0, 0] = 1
     both = torch.ones(1, 2, dtype=torch.bool)
     assert float(suppression_loss(logits, factual, ~both, both)) == pytest.approx(math.log(2))
 
 
-def test_semantic_by_hand() -> None:
+def test_semantic_loss_by_hand() -> None:
     logits = torch.tensor([2.0, 0.0, 1.0]).reshape(1, 1, 3, 1, 1)
     probability = logits.flatten().softmax(0)
 
@@ -92,7 +92,7 @@ def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
 # Reading losses.
 
 
-def test_sound_reading_by_hand() -> None:
+def test_sound_reading_loss_by_hand() -> None:
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 4)  # two names, "nothing sounds", a free word
     cost = -logits.log_softmax(-1).flatten()
     for sounding, expected in (
@@ -104,7 +104,7 @@ def test_sound_reading_by_hand() -> None:
     assert float(losses.sound_reading_loss(logits, torch.tensor([[[True, False]]]), NO)) == 0
 
 
-def test_pixel_reading_by_hand() -> None:
+def test_pixel_reading_loss_by_hand() -> None:
     """Each position is weighted by its sounding share; its target is the share of each class."""
     logits = torch.randn(1, 1, 3, 2, 2)
     kinds = torch.zeros(1, 1, 8, 8, dtype=torch.long)
@@ -138,7 +138,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-5)
 
 
-def spoilt(batch: Batch, case: str) -> Batch:
+def degenerate(batch: Batch, case: str) -> Batch:
     if case in ("empty masks", "nobody sounds"):
         batch.masks.zero_()
     if case in ("empty masks", "nobody sounds", "kinds unknown"):
@@ -164,8 +164,8 @@ OF_LABELLED_FRAMES = (
 
 @pytest.mark.parametrize("clips", [1, 3])
 @pytest.mark.parametrize("case", CASES)
-def test_finite_whatever_the_batch(case: str, clips: int) -> None:
-    terms, model = terms_of(spoilt(random_batch(clips), case), semantic=True)
+def test_losses_and_gradients_of_degenerate_batches_are_finite(case: str, clips: int) -> None:
+    terms, model = terms_of(degenerate(random_batch(clips), case), semantic=True)
     assert all(torch.isfinite(value) for value in terms.values()), terms
     terms["loss"].backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -175,7 +175,7 @@ def test_finite_whatever_the_batch(case: str, clips: int) -> None:
         assert float(terms["visual_counterfactual"]) == 0  # every frame shows everything that sounds
 
 
-def test_one_clip_has_nothing_to_be_told_from_but_its_own_rivals() -> None:
+def test_a_single_clip_is_contrasted_with_its_silent_region() -> None:
     terms, _ = terms_of(random_batch(1), counterfactual=False)
     batch = random_batch(1)
     batch.masks.fill_(1)
@@ -210,7 +210,7 @@ def test_the_mask_of_an_unlabelled_frame_does_not_matter() -> None:
     assert float(terms_of(batch, semantic=True)[0]["loss"]) == float(terms_of(other, semantic=True)[0]["loss"])
 
 
-def test_a_rival_that_sounds_in_the_picture_is_not_suppressed() -> None:
+def test_a_counterfactual_that_sounds_in_the_clip_is_not_suppressed() -> None:
     """All clips sound the same class, so no other clip's audio is a negative; words of absent classes still are."""
     batch = random_batch(3)
     batch.sounding.zero_()
@@ -222,7 +222,7 @@ def test_a_rival_that_sounds_in_the_picture_is_not_suppressed() -> None:
     assert float(with_words["counterfactual"]) > 0
 
 
-def test_what_is_on_screen_is_not_suppressed_everywhere() -> None:
+def test_classes_on_screen_are_suppressed_inside_the_mask_only() -> None:
     """With every class on screen, counterfactuals are suppressed inside the factual mask only."""
     batch, crowded = random_batch(3), random_batch(3)
     crowded.onscreen.fill_(True)
@@ -232,7 +232,7 @@ def test_what_is_on_screen_is_not_suppressed_everywhere() -> None:
     assert few > many == none > 0
 
 
-def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
+def test_audio_of_another_clip_is_suppressed_unless_its_class_is_on_screen() -> None:
     """Clip i shows classes i, i + 1 and hears clip i - 1, whose class is on no screen until it is added to one."""
     batch = random_batch(3)
     model = small_model()
@@ -247,7 +247,7 @@ def test_a_foreign_sound_is_wrong_where_its_kind_is_not_on_screen() -> None:
         assert torch.allclose(loss_terms(model, batch, output)["visual_counterfactual"], expected)
 
 
-def test_names_of_the_vocabulary_are_class_ids_less_one() -> None:
+def test_vocabulary_index_is_class_id_minus_one() -> None:
     batch = random_batch(len(NAMES))
     sounding = batch.sounding[:, 0].float().argmax(1)
     assert batch.class_map.flatten(1).amax(1).equal(sounding + 1)

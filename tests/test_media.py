@@ -40,7 +40,7 @@ def click_at(source):
         ("a.ts", {}),
     ],
 )
-def test_every_container_is_probed_and_read_on_one_clock(tmp_path, name, settings):
+def test_audio_and_frames_of_every_container_share_one_clock(tmp_path, name, settings):
     info = probe(make_clip(tmp_path / name, sound=click(2, at=1.0), **settings))
     assert (info.width, info.height, info.has_audio, info.audio_rate) == (WIDTH, HEIGHT, True, RATE)
     assert (info.duration, info.frame_rate) == (pytest.approx(2.0, abs=0.05), pytest.approx(25, rel=0.03))
@@ -48,7 +48,7 @@ def test_every_container_is_probed_and_read_on_one_clock(tmp_path, name, setting
     assert click_at(info) == pytest.approx(1.0, abs=0.03)
 
 
-def test_frame_on_display_at_irregular_times(tmp_path):
+def test_frame_shown_at_irregular_times(tmp_path):
     path = make_clip(tmp_path / "vfr.mp4", times=[0.0, 0.1, 0.15, 0.9, 1.0, 2.5], options={"bf": "2"})
     asked = [-1.0, 0.0, 0.0999, 0.1, 0.149, 0.5, 0.8999, 0.9, 2.4, 2.5, 9.0]
     assert numbers_at(path, asked) == [0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 5]
@@ -61,7 +61,7 @@ def test_stream_without_time_stamps(tmp_path):
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_turned_and_mirrored_video_is_read_as_shown(tmp_path, rotation, flip):
+def test_rotated_and_mirrored_video_is_read_as_shown(tmp_path, rotation, flip):
     path = make_clip(tmp_path / "turned.mp4", seconds=0.2, rotation=rotation, flip=flip)
     expected = np.rot90(picture(0), rotation // 90)[:, :: -1 if flip else 1]  # mirrored after it is turned
     info = probe(path)
@@ -77,7 +77,7 @@ def test_gif_is_read_and_has_no_sound(tmp_path):
         AudioWindows(info)
 
 
-def test_times_and_windows_that_go_back_are_a_programmers_mistake(tmp_path):
+def test_decreasing_times_raise_value_error(tmp_path):
     path = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1))
     with pytest.raises(ValueError, match="go back"):
         list(read_frames(path, [0.5, 0.4]))
@@ -88,7 +88,7 @@ def test_times_and_windows_that_go_back_are_a_programmers_mistake(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
-def test_windows_hold_the_samples_they_name(tmp_path, rate):
+def test_audio_windows_hold_the_right_samples(tmp_path, rate):
     path = make_clip(tmp_path / "a.mkv", sound_codec="pcm_s16le", sound=click(2, 1.0, rate, 2), sound_rate=rate)
     windows = AudioWindows(path)
     before, around, after = (windows.read(start, 1_600) for start in (-800, 15_200, 31_200))
@@ -106,7 +106,7 @@ def test_any_chain_of_windows_equals_one_long_window(tmp_path):
             np.testing.assert_array_equal(windows.read(start, length), whole[start + 2_000 : start + 2_000 + length])
 
 
-def test_windows_hold_little_of_a_long_sound(tmp_path):
+def test_audio_windows_buffer_little_of_a_long_file(tmp_path):
     path = make_clip(tmp_path / "long.mkv", seconds=60, fps=1, sound=tone(60, 16_000), sound_rate=16_000)
     windows = AudioWindows(path)
     for second in range(60):
@@ -121,7 +121,7 @@ def test_late_frames_set_the_clock(tmp_path):
     assert numbers_at(info, [0.0, 1.01]) == [0, 25] and click_at(info) == pytest.approx(1.0, abs=0.04)
 
 
-def test_a_hole_in_the_sound_is_silence(tmp_path):
+def test_a_gap_in_the_audio_is_silence(tmp_path):
     sound = click(2, at=1.5) + 0.01
     path = make_clip(tmp_path / "hole.mkv", sound=sound, sound_codec="pcm_s16le", hole=(0.4, 1.0))
     wave = AudioWindows(path).read(0, 32_000)
@@ -137,7 +137,7 @@ def raises(path, words):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_is_not_a_video_gives_one_line(tmp_path):
+def test_a_file_that_is_not_a_video_gives_a_one_line_error(tmp_path):
     raises(tmp_path / "none.mp4", "no such file")
     raises(tmp_path, "is a folder")
     unreadable = "not a video|cannot be read|can be decoded"
@@ -161,7 +161,7 @@ def test_what_is_not_a_video_gives_one_line(tmp_path):
     [(name, share) for name in ("index_last.mp4", "index_first.mp4", "a.mkv", "a.avi") for share in (0.2, 0.5, 0.9)]
     + [("index_last.mp4", 0.99)],  # with 99 %, the others are still complete
 )
-def test_a_file_that_breaks_off_is_refused(tmp_path, name, share):
+def test_a_truncated_file_is_refused(tmp_path, name, share):
     codec = {"sound_codec": "mp3", **MJPEG} if name.endswith("avi") else {}
     movie = {"movflags": "faststart"} if name == "index_first.mp4" else {}
     noise = np.random.default_rng(0).normal(0, 0.1, (1, 4 * RATE)).astype(np.float32)
@@ -184,7 +184,7 @@ def overwritten(path, kind, numbers, byte=0):
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
-def test_a_damaged_frame_is_skipped_and_the_last_one_stays(tmp_path, name):
+def test_a_damaged_frame_is_replaced_by_the_previous_one(tmp_path, name):
     path = make_clip(tmp_path / name, sound=tone(2), options={"bf": "0", "g": "5", "sc_threshold": "0"})
     info = probe(overwritten(path, "video", [29, 34]))
     assert numbers_at(info, [1.14, 1.18, 1.22, 1.38, 1.98]) == [28, 28, 30, 33, 49]
@@ -192,7 +192,7 @@ def test_a_damaged_frame_is_skipped_and_the_last_one_stays(tmp_path, name):
 
 
 @pytest.mark.parametrize("number", [47, 48, 49])
-def test_frames_behind_a_damaged_one_near_the_end_are_shown(tmp_path, number):
+def test_frames_after_a_damaged_one_near_the_end_are_shown(tmp_path, number):
     """Decoder threads delay the last frames."""
     path = overwritten(make_clip(tmp_path / "a.mp4", sound=tone(2), **MJPEG), "video", [number])
     assert numbers_at(path, [n / 25 + 0.02 for n in (46, 47, 48, 49)]) == [n - (n == number) for n in (46, 47, 48, 49)]
@@ -207,13 +207,13 @@ def test_a_damaged_first_frame_does_not_move_the_clock(tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["aac", "flac", "ac3"])
-def test_a_damaged_packet_of_sound_is_silence_and_nothing_moves(tmp_path, codec):
+def test_a_damaged_audio_packet_is_silence_and_shifts_nothing(tmp_path, codec):
     path = make_clip(tmp_path / "a.mkv", sound=click(2, at=1.5) + tone(2) / 10, sound_codec=codec)
     info = probe(overwritten(path, "audio", [10, 11, 14], 255))
     assert click_at(info) == pytest.approx(1.5, abs=0.005) and info.repaired.document() == {"damaged_sound": 3}
 
 
-def test_what_is_damaged_for_the_most_part_is_refused(tmp_path):
+def test_mostly_damaged_streams_are_refused(tmp_path):
     path = make_clip(tmp_path / "a.mp4", sound=tone(2), **MJPEG)
     info = probe(overwritten(path, "video", range(10, 36)))
     with pytest.raises(UserError, match="more than half of its video is damaged"):
@@ -223,13 +223,13 @@ def test_what_is_damaged_for_the_most_part_is_refused(tmp_path):
         click_at(info)
 
 
-def test_a_last_packet_that_is_cut_off_is_told(tmp_path):
+def test_a_truncated_last_packet_is_reported(tmp_path):
     path = make_clip(tmp_path / "a.mp4", seconds=4, sound=tone(4), movie_options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[:-60])
     assert probe(path).repaired.document()["incomplete_packets"] == 1
 
 
-def test_a_pipe_is_refused_at_once(tmp_path):
+def test_pipes_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     raises(tmp_path / "pipe.mp4", "save what it gives as a file first")
     raises(Path("/dev/null"), "is a pipe or a device")

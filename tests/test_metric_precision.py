@@ -63,13 +63,13 @@ def scores(name: str, change: Callable[[Metric], Metric] = lambda metric: metric
 @pytest.mark.parametrize("dtype", LOWER, ids=str)
 @pytest.mark.parametrize("way", ["set_dtype", "to", "type", "half"])
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_of_lower_precision_counts_exactly(name: str, way: str, dtype: torch.dtype) -> None:
+def test_a_metric_in_lower_precision_counts_exactly(name: str, way: str, dtype: torch.dtype) -> None:
     assert scores(name, lambda metric: lowered(metric, way, dtype)) == scores(name)
 
 
 @pytest.mark.parametrize("dtype", [*LOWER, torch.float64], ids=str)
 @pytest.mark.parametrize("name", METRICS)
-def test_predictions_of_another_precision(name: str, dtype: torch.dtype) -> None:
+def test_predictions_in_another_precision(name: str, dtype: torch.dtype) -> None:
     assert scores(name, predicted=dtype) == scores(name)
 
 
@@ -79,7 +79,7 @@ def test_resetting_keeps_the_types() -> None:
     assert metric.pixels.dtype == torch.float64
 
 
-def test_the_default_type_of_torch_changes_nothing() -> None:
+def test_the_default_dtype_of_torch_changes_nothing() -> None:
     before = scores("reference"), scores("semantic")
     torch.set_default_dtype(torch.float64)
     try:

@@ -130,7 +130,7 @@ def test_a_threshold_moves_the_mask_and_not_f(made, threshold):
 
 @settings(max_examples=20, deadline=None)
 @given(made=clips())
-def test_a_perfect_answer_scores_one(made):
+def test_a_perfect_prediction_scores_one(made):
     perfect = [((g > 0).astype(np.float32), (g > 0).astype(np.float32)) for _, g in made]
     strict = run(StrictMetric(), perfect)
     assert run(AVSBenchMetric(2), perfect)["miou"] == pytest.approx(1, abs=1e-6)
@@ -155,7 +155,7 @@ def test_curves_of_large_frames(soft):
     assert want[0, -1] > 0
 
 
-def test_a_value_on_a_threshold_reaches_it_and_its_neighbour_below_does_not():
+def test_thresholds_are_inclusive_to_the_last_bit():
     middle = (THRESHOLDS[1:] + THRESHOLDS[:-1]) / 2
     around = [torch.nextafter(x, torch.tensor(side)) for x in (THRESHOLDS, middle) for side in (-1.0, 2.0)]
     p = torch.cat([THRESHOLDS, middle, *around]).clamp(0, 1)
@@ -176,7 +176,7 @@ def test_hand_worked_frame():
     assert scores["active"] == pytest.approx(0.5)
 
 
-def test_half_is_not_marked_but_counts_for_f():
+def test_probability_half_is_negative_for_iou_but_positive_for_f():
     p, g = torch.full((1, 2, 2), 0.5), torch.ones(1, 2, 2)
     metric = AVSBenchMetric(1)
     metric.update(p, g)
@@ -193,13 +193,13 @@ def test_soft_masks_count_by_their_value(metric):
     assert scores["f"] == pytest.approx(1.3 * precision * recall / (0.3 * precision + recall))
 
 
-def test_integer_masks_sound_where_they_are_not_zero():
+def test_integer_masks_are_positive_where_not_zero():
     p = np.float32([[[0.9, 0.9]]])
     for truth in (np.uint8([[[255, 0]]]), np.array([[[True, False]]])):
         assert run(DatasetMetric(), [(p, truth)])["miou"] == run(StrictMetric(), [(p, truth)])["miou"] == 0.5
 
 
-def test_pixels_of_the_set_by_hand():
+def test_dataset_metric_by_hand():
     # 40 pixels: 10 predicted, of which 6 are correct; 2 pixels of the object are missed
     p, g = np.zeros((2, 4, 5), np.float32), np.zeros((2, 4, 5), np.uint8)
     p.reshape(-1)[:10], g.reshape(-1)[4:12] = 0.9, 1
@@ -214,7 +214,7 @@ def test_pixels_of_the_set_by_hand():
     assert (nothing["miou_2classes"], nothing["f_2classes"]) == (0.5, 1.0)  # CAVP: absent classes are 0 or left out
 
 
-def test_empty_truth_is_lenient_in_reference_and_apart_in_strict():
+def test_empty_frames_in_reference_and_strict():
     p = torch.zeros(1, 10, 10)
     p[0, 0, :3] = 0.9
     truth = torch.zeros(1, 10, 10)
@@ -227,14 +227,14 @@ def test_empty_truth_is_lenient_in_reference_and_apart_in_strict():
     assert scores["fpr_empty"] == pytest.approx(0.03) and scores["blank_empty"] == 0
 
 
-def test_a_silent_batch_halves_f_in_reference_and_is_left_out_in_strict():
+def test_a_silent_batch_lowers_reference_f_and_not_strict_f():
     right, silent = np.ones((2, 1, 3, 3), np.float32), np.zeros((2, 1, 3, 3), np.float32)
     assert run(AVSBenchMetric(1), [right, silent])["f"] == pytest.approx(0.5)
     assert run(AVSBenchMetric(2), [right, silent])["f"] == pytest.approx(1.0)  # silent frames of a batch are skipped
     assert run(StrictMetric(), [right, silent])["f"] == pytest.approx(1.0)
 
 
-def test_every_batch_takes_its_own_threshold():
+def test_every_batch_has_its_own_best_threshold():
     # one prediction is exact below 0.3, the other above 0.7: no single threshold fits both
     low, high = np.float32([[[0.2, 0.0]]]), np.float32([[[0.9, 0.7]]])
     both = [(low, np.float32([[[1, 0]]])), (high, np.float32([[[1, 0]]]))]
@@ -243,7 +243,7 @@ def test_every_batch_takes_its_own_threshold():
     assert run(AVSBenchMetric(2), both)["f"] == pytest.approx((1 + 1.3 * 0.5 / (0.3 * 0.5 + 1)) / 2)
 
 
-def test_a_short_last_batch_weighs_as_much_as_a_full_one():
+def test_a_short_last_batch_has_the_weight_of_a_full_one():
     right, wrong, truth = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
     metric = AVSBenchMetric(4)
     for p in (right, right, right, right, wrong):
@@ -254,7 +254,7 @@ def test_a_short_last_batch_weighs_as_much_as_a_full_one():
     assert metric.compute()["miou"] == pytest.approx((1 + 0.5) / 2)
 
 
-def test_calling_the_metric_gives_the_score_of_one_clip_and_goes_on_forming_batches():
+def test_forward_scores_one_clip_and_keeps_batches_intact():
     right, wrong, truth = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
     metric = AVSBenchMetric(2)
     assert [metric(p, truth)["miou"] for p in (wrong, right, right)] == [0, 1, 1]
@@ -274,7 +274,7 @@ def test_sums_over_many_batches_round_as_float32():
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("metric", [AVSBenchMetric(), StrictMetric(), DatasetMetric()])
-def test_mistakes_of_the_programmer(metric):
+def test_invalid_arguments_raise_value_error(metric):
     with pytest.raises(ValueError, match="no "):
         metric.compute()
     for bad in (3.0, -0.1, float("nan")):

@@ -71,7 +71,7 @@ def model(words):
     return build_model(small, words.words).eval()
 
 
-def test_a_sound_is_read_as_its_word_before_any_training(model, words):
+def test_an_untrained_model_reads_sounds_as_their_words(model, words):
     """Audio and text projections start equal, so words never seen in training are read as well."""
     said = torch.zeros(1, len(words.words), model.audio.heard.dim)
     said[0, range(len(words.words)), range(len(words.words))] = 1
@@ -80,7 +80,7 @@ def test_a_sound_is_read_as_its_word_before_any_training(model, words):
     assert (read == torch.arange(len(words.words))).float().mean() > 0.9
 
 
-def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_reading(model, words, monkeypatch):
+def test_the_prior_gets_heard_words_and_counterfactuals_their_reading(model, words, monkeypatch):
     """The prior uses the heard words even if the reading has drifted, say from "cat" to "animal"."""
     asked = []
     prior = model.network.prior.classifier
@@ -112,10 +112,10 @@ def test_evidence_is_asked_for_the_words_that_are_heard_of_rivals_for_their_read
     assert torch.allclose(third[..., person], torch.tensor(0.5))  # a faint sound has a weaker query
 
 
-def test_a_picture_is_looked_at_twice(model, catalog):
+def test_a_frame_is_segmented_at_two_scales(model, catalog):
     """At full size and at 64 pixels, the multiple of the largest stride nearest to half of it."""
     frames, valid = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8), torch.ones(1, 2, dtype=torch.bool)
-    waves = bark_of(model, catalog).repeat(2, 1)
+    waves = barking(model, catalog).repeat(2, 1)
     smaller = resize_frames(frames, 64)
     predictor, network, masks = Predictor(model), model.network, []
     with torch.inference_mode():
@@ -132,7 +132,7 @@ def test_a_picture_is_looked_at_twice(model, catalog):
     torch.testing.assert_close(halfway.logits, both, atol=1e-3, rtol=1e-3)  # precomputed features
 
 
-def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
+def test_silent_frames_have_empty_masks(model, catalog, monkeypatch):
     """Silent frames are not encoded; the results of the others do not depend on them."""
     # One at a time: rounding in the tagger and in the encoders depends on the batch size.
     tag, visual = model.audio.tag, model.network.visual
@@ -146,7 +146,7 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     )
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 255, (3, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
-    bark = bark_of(model, catalog)
+    bark = barking(model, catalog)
     waves = torch.cat([bark, torch.zeros_like(bark), bark])
     predictor = Predictor(model)
     whole, loud = predictor.predict(frames, waves), predictor.predict(frames[[0, 2]], waves[[0, 2]])
@@ -161,25 +161,25 @@ def test_where_nothing_is_heard_nothing_is_marked(model, catalog, monkeypatch):
     assert torch.equal(whole.logits[1], quiet.logits[1])
 
 
-def bark_of(model, catalog):
+def barking(model, catalog):
     """Waveform [1,N] of five seconds of a dog."""
     bark = SoundBank(catalog, "train").loop_recording("dog", 5 * RATE, np.random.default_rng(0))
     return resample(torch.from_numpy(bark)[None], RATE, model.spec.sample_rate)
 
 
-def test_through_a_checkpoint_it_answers_the_same(model, catalog, tmp_path):
+def test_a_saved_and_loaded_model_predicts_the_same(model, catalog, tmp_path):
     path = tmp_path / "natural.safetensors"
     save_checkpoint(model, path, {"name": "test"})
     assert path.stat().st_size < 4e6  # without the tagger and the visual encoder
     again = load_checkpoint(path)
     frames = torch.randint(0, 255, (2, SIZE, SIZE, 3), dtype=torch.uint8)
-    waves = bark_of(model, catalog).repeat(2, 1)
+    waves = barking(model, catalog).repeat(2, 1)
     one, other = Predictor(model).predict(frames, waves), Predictor(again).predict(frames, waves)
     assert torch.equal(one.logits, other.logits) and torch.equal(one.heard, other.heard)
     assert one.words == model.classes and one.heard.shape == (2, len(model.classes))
 
 
-def test_a_checkpoint_takes_another_tagger(model, tmp_path, monkeypatch):
+def test_a_checkpoint_loads_with_another_tagger(model, tmp_path, monkeypatch):
     """The tagger only yields tag probabilities, so the weights fit any tagger."""
     path = tmp_path / "natural.safetensors"
     save_checkpoint(model, path, {"name": "test"})
@@ -191,7 +191,7 @@ def test_a_checkpoint_takes_another_tagger(model, tmp_path, monkeypatch):
             load_checkpoint(checkpoint, tagger=tagger)
 
 
-def test_words_choose_what_may_be_heard(model, words):
+def test_words_select_the_tags_that_may_be_heard(model, words):
     def chosen(text):
         return [words.words[index] for index in prompted_words(model, text).nonzero()[:, 0].tolist()]
 
@@ -213,14 +213,14 @@ def test_words_choose_what_may_be_heard(model, words):
         ("thunder, rain", "nothing to segment: thunder: no visible object .*; rain: no visible object"),
     ],
 )
-def test_words_that_cannot_be_asked_for(model, text, told):
+def test_unusable_words_give_a_helpful_error(model, text, told):
     with pytest.raises(UserError, match=told):
         prompted_words(model, text)
 
 
-def test_words_are_those_of_one_predictor_also_while_others_work(model, words, catalog):
+def test_predictors_in_threads_keep_their_own_words(model, words, catalog):
     """Threads share a model; the words of one predictor do not affect the others."""
-    waves, frames = bark_of(model, catalog), torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
+    waves, frames = barking(model, catalog), torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
     plain, dog, none = words.index["dog"], *(torch.zeros(len(words.words), dtype=torch.bool) for _ in range(2))
     dog[plain] = True
     predictors = [Predictor(model), Predictor(model, ~dog), Predictor(model, dog), Predictor(model, none)]
@@ -234,12 +234,12 @@ def test_words_are_those_of_one_predictor_also_while_others_work(model, words, c
         assert torch.equal(found.heard, expected.heard) and torch.equal(found.logits, expected.logits)
 
 
-def test_a_model_that_hears_no_words_says_so():
+def test_a_model_without_tagger_refuses_words():
     with pytest.raises(UserError, match="--checkpoint natural"):
         icf_avs.load("stamps").predictor.with_words("dog")
 
 
-def test_segmenting_tells_what_is_heard(model, tmp_path, monkeypatch, capsys):
+def test_segment_prints_the_tags(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(Predictor(model), checkpoint))
     clip = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
     assert (
@@ -254,7 +254,7 @@ class _Frame:
         self.start, self.end, self.heard, self.area = start, start + 1, heard, area
 
 
-def test_stretches_of_the_same_words_are_one_line():
+def test_successive_frames_with_the_same_words_share_one_line():
     dog, both = (("dog", 0.4),), (("person", 0.9), ("dog", 0.7))
     frames = [_Frame(0, dog, 0.1), _Frame(1, (("dog", 0.6),), 0.2), _Frame(2, both, 0.1), _Frame(59, ()),
               _Frame(60, dog), _Frame(61, dog), _Frame(62, dog, 0.1)]  # fmt: skip
@@ -275,7 +275,7 @@ def test_stretches_of_the_same_words_are_one_line():
     assert len(lines) == MAX_LINES + 1 and str(100 - MAX_LINES) in lines[-1]
 
 
-def test_one_default_whatever_lies_in_a_cache(weights, monkeypatch, tmp_path, capsys):
+def test_the_default_checkpoint_is_natural_whatever_is_cached(weights, monkeypatch, tmp_path, capsys):
     """The default is `natural`; if its weights cannot be fetched, a one-line error, not another model."""
     assert find_checkpoint(None)[1] == find_checkpoint("natural")[1] == "natural"
     assert icf_avs.load().name == "natural"
@@ -330,7 +330,7 @@ class Oracle(Network):
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-def test_scores_of_who_listens_and_of_who_does_not(scenes, words, deaf):
+def test_word_scores_of_a_listening_and_of_a_deaf_model(scenes, words, deaf):
     kinds = tuple(sorted({kind for scene in scenes.scenes for each in scene.objects if (kind := each.class_name)}))
     size = len(words.words)
     outputs = np.zeros((len(kinds), 2, size), np.float16)
@@ -361,7 +361,7 @@ def test_rows_of_the_study():
     assert baseline.network.implicit_text is None and baseline.audio.names.shape[1] == 384
 
 
-def test_the_table_keeps_other_runs(tmp_path):
+def test_the_table_keeps_rows_of_other_runs(tmp_path):
     line = dict.fromkeys(study.COLUMNS, "1") | {"row": "all", "seed": "0"}
 
     def add(*lines):

@@ -59,7 +59,7 @@ def tiny(
 
 
 @pytest.mark.parametrize("name", ["query", "tpavi", "avsegformer"])
-def test_a_run_with_icf_and_interventions_leaves_a_network_without_them(name: str, sets: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_icf_training_hold_the_plain_network(name: str, sets: Path, tmp_path: Path) -> None:
     path = train(tiny(name), tmp_path / "run", source=sets / "Multi-sources")
     keys = load_file(path).keys()
     assert any(key.startswith("network.") for key in keys)
@@ -75,7 +75,7 @@ def test_a_run_with_icf_and_interventions_leaves_a_network_without_them(name: st
     assert 0 <= evaluate(Predictor(model), read_set(sets / "Multi-sources", "test"))["strict"]["miou"] <= 1
 
 
-def test_masks_alone_train_a_network(sets: Path, tmp_path: Path) -> None:
+def test_a_network_trains_with_mask_losses_alone(sets: Path, tmp_path: Path) -> None:
     train(tiny("query", icf=None, interventions=None), tmp_path, source=sets / "Multi-sources")
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert {"bce", "dice", "focal"} <= row.keys() and not {"pull", "other_frames"} & row.keys()
@@ -97,12 +97,12 @@ def check_resume(config: TrainConfig, source: Path, tmp_path: Path) -> None:
     assert all(value.equal(straight[key]) for key, value in resumed.items())
 
 
-def test_a_resumed_run_ends_as_one_without_a_break(sets: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one(sets: Path, tmp_path: Path) -> None:
     """The state includes the plug-in's weights, the texts of its banks and the running means of sounds."""
     check_resume(replace(tiny("query"), steps=3), sets / "Multi-sources", tmp_path)
 
 
-def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(sets: Path, tmp_path: Path) -> None:
+def test_attaching_plug_ins_does_not_change_the_network(sets: Path, tmp_path: Path) -> None:
     """With learning rate 0, weights, masks and exported graph are equal: plug-ins do not consume random numbers."""
     frames, waves = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8), torch.randn(2, 15_600)
     found = []
@@ -123,7 +123,7 @@ def test_the_network_is_the_same_whether_or_not_anything_was_built_around_it(set
 
 
 @pytest.mark.full
-def test_a_host_is_exported(sets: Path, tmp_path: Path) -> None:
+def test_a_plain_network_is_exported(sets: Path, tmp_path: Path) -> None:
     """The command itself compares exported file and model on clips of one and of five frames."""
     path = train(replace(tiny("avsegformer", icf=None), steps=1), tmp_path, source=sets / "Multi-sources")
     export_command(str(path), tmp_path / "out", "torch", tmp_path)
@@ -136,7 +136,7 @@ def with_reading(reading: Reading, **changes: object) -> TrainConfig:
 
 
 @pytest.mark.parametrize(("reading", "added"), [("refined", "network.refinement."), ("text", "network.text.")])
-def test_a_reading_stays_in_the_checkpoint_and_needs_no_text_encoder_at_test(
+def test_a_reading_is_saved_and_needs_no_text_encoder_at_inference(
     reading: Reading, added: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = sets / "Multi-sources"
@@ -155,7 +155,7 @@ def test_a_reading_stays_in_the_checkpoint_and_needs_no_text_encoder_at_test(
 
 @pytest.mark.full
 @pytest.mark.parametrize("reading", ["refined", "text"])
-def test_a_reading_is_resumed_as_it_was(reading: Reading, sets: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_reading_resumes_exactly(reading: Reading, sets: Path, tmp_path: Path) -> None:
     check_resume(with_reading(reading, steps=3), sets / "Multi-sources", tmp_path)
 
 

@@ -39,7 +39,7 @@ def test_shapes_of_any_size_and_number_of_frames(
 
 
 @every_network
-def test_classes_give_a_mask_of_all_that_is_not_background(name: str) -> None:
+def test_with_classes_the_mask_is_everything_but_background(name: str) -> None:
     output = small_network(name, classes=7)(*random_clips())
     assert output.classes.shape == (2, 3, 7, *output.logits.shape[2:])
     foreground = output.classes.softmax(2)[:, :, 1:].sum(2)
@@ -66,7 +66,7 @@ def test_padding_changes_no_other_frame(name: str, train: bool) -> None:
 
 
 @every_network
-def test_a_padded_clip_is_the_short_clip(name: str) -> None:
+def test_a_padded_clip_equals_the_short_clip(name: str) -> None:
     network, clips = small_network(name), random_clips()
     clips.valid[:, 2] = False
     long, short = (tensors(network(*batch)) for batch in (clips, clips.at(slice(None), slice(2))))
@@ -74,14 +74,14 @@ def test_a_padded_clip_is_the_short_clip(name: str) -> None:
 
 
 @every_network
-def test_order_of_clips_is_that_of_the_outputs(name: str) -> None:
+def test_outputs_follow_the_order_of_clips(name: str) -> None:
     network, clips, order = small_network(name), random_clips(3), torch.tensor([2, 0, 1])
     one, other = tensors(network(*clips)), tensors(network(*clips.at(order)))
     torch.testing.assert_close([x[order] for x in one], other, rtol=1e-4, atol=1e-5)
 
 
 @every_network
-def test_same_input_same_output_and_sound_matters(name: str) -> None:
+def test_outputs_are_deterministic_and_depend_on_audio(name: str) -> None:
     network, clips = small_network(name), random_clips()
     first, second = network(*clips), network(*clips)
     assert all(map(torch.equal, tensors(first), tensors(second)))
@@ -93,7 +93,7 @@ def test_same_input_same_output_and_sound_matters(name: str) -> None:
 
 @every_network
 @pytest.mark.parametrize("train_visual", [False, True])
-def test_gradients_reach_all_that_trains(name: str, train_visual: bool) -> None:
+def test_gradients_reach_all_trained_parameters(name: str, train_visual: bool) -> None:
     network = small_network(name, train_visual).train()
     output = network(*random_clips())
     assert all(x.requires_grad for x in (*output.features.visual, output.features.audio))
@@ -106,7 +106,7 @@ def test_gradients_reach_all_that_trains(name: str, train_visual: bool) -> None:
 
 
 @every_network
-def test_a_frozen_encoder_is_under_its_own_name_alone(name: str) -> None:
+def test_a_frozen_encoder_is_only_under_the_prefix_visual(name: str) -> None:
     network = small_network(name)
     visual = {id(p) for p in network.visual.parameters()}
     names = {key for key, p in network.named_parameters(remove_duplicate=False) if id(p) in visual}
@@ -127,7 +127,7 @@ def test_every_tensor_is_on_the_device_of_the_input(name: str) -> None:
 
 
 @every_network
-def test_lower_precision(name: str) -> None:
+def test_bfloat16_autocast(name: str) -> None:
     network, clips = small_network(name), random_clips(1, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lower = network(*clips).logits
@@ -137,7 +137,7 @@ def test_lower_precision(name: str) -> None:
     assert (lower - full).abs().mean() < 0.05 * full.abs().mean()
 
 
-def test_queries_hear_each_in_its_own_way() -> None:
+def test_audio_changes_each_query_differently() -> None:
     """Cross-attention to a single audio token would shift all queries by the same vector."""
     queries = small_network("query-light").queries
     one, other = queries(torch.randn(1, 32)), queries(torch.randn(1, 32))
@@ -145,7 +145,7 @@ def test_queries_hear_each_in_its_own_way() -> None:
     assert (moved - moved.mean(0)).norm(dim=1).min() > 0.1
 
 
-def test_layers_in_turn_reach_every_stride() -> None:
+def test_two_layers_use_maps_of_every_stride() -> None:
     """With two layers, maps of stride 8 still reach the mask, and every layer has a map."""
     network, clips = small_network("query-light", layers=2), random_clips()
     visual = network.encode_frames(clips.frames).map(Tensor.requires_grad_)

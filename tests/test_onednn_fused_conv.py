@@ -28,12 +28,12 @@ LAYERS = {
 CAPABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
-def picture(layer: nn.Conv2d, count: int = 1, size: tuple[int, int] = (24, 18)) -> torch.Tensor:
+def random_input(layer: nn.Conv2d, count: int = 1, size: tuple[int, int] = (24, 18)) -> torch.Tensor:
     x = 4 * torch.randn(count, layer.in_channels, *size, generator=GENERATOR)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def steps(layer: nn.Conv2d, x: torch.Tensor, clip: bool, plus: torch.Tensor | None) -> torch.Tensor:
+def unfused(layer: nn.Conv2d, x: torch.Tensor, clip: bool, plus: torch.Tensor | None) -> torch.Tensor:
     y = F.relu6(layer(x)) if clip else layer(x)
     return y if plus is None else y + plus
 
@@ -41,23 +41,23 @@ def steps(layer: nn.Conv2d, x: torch.Tensor, clip: bool, plus: torch.Tensor | No
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("kind", ["plain", "clipped", "added"])
 @torch.inference_mode()
-def test_the_numbers_of_separate_steps(name: str, kind: str) -> None:
+def test_fused_equals_separate_operations(name: str, kind: str) -> None:
     with torch.inference_mode(False):
         layer = LAYERS[name]().requires_grad_(False).to(memory_format=torch.channels_last)
     for count, size in ((1, (24, 18)), (1, (17, 31)), (2, (24, 18)), (1, (24, 18))):
-        x = picture(layer, count, size)
+        x = random_input(layer, count, size)
         plus = torch.randn_like(layer(x)) if kind == "added" else None
         before = x.clone()
         found = fused_conv(layer, x, relu6=kind == "clipped", residual=plus)
-        torch.testing.assert_close(found, steps(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(found, unfused(layer, x, kind == "clipped", plus), atol=1e-4, rtol=1e-5)
         assert torch.equal(x, before)
     assert len(onednn_layers._cached.get(layer, {})) == (onednn_layers._MOST if CAPABLE else 0)  # after three shapes
 
 
 @torch.no_grad()
-def test_new_weights_and_a_new_geometry_are_noticed() -> None:
+def test_new_weights_and_strides_are_used() -> None:
     layer = SameConv(16, 16, 3, groups=16).requires_grad_(False)
-    x = picture(layer)
+    x = random_input(layer)
     old = fused_conv(layer, x)
     layer.load_state_dict({name: value + 1 for name, value in layer.state_dict().items()})
     torch.testing.assert_close(fused_conv(layer, x), layer(x), atol=1e-4, rtol=1e-5)
@@ -70,10 +70,10 @@ def test_new_weights_and_a_new_geometry_are_noticed() -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_what_an_optimizer_has_changed_is_seen(fused: bool) -> None:
+def test_weights_changed_by_an_optimizer_are_used(fused: bool) -> None:
     """A fused optimizer does not change the version counter of a weight."""
     layer = SameConv(3, 8, 3)
-    optimizer, x = torch.optim.AdamW(layer.parameters(), 0.1, fused=fused), picture(layer)
+    optimizer, x = torch.optim.AdamW(layer.parameters(), 0.1, fused=fused), random_input(layer)
     for _ in range(2):
         with torch.no_grad():
             torch.testing.assert_close(fused_conv(layer, x, relu6=True), F.relu6(layer(x)), atol=1e-4, rtol=1e-5)
@@ -81,9 +81,9 @@ def test_what_an_optimizer_has_changed_is_seen(fused: bool) -> None:
         optimizer.step()
 
 
-def test_it_learns_as_separate_steps_do() -> None:
+def test_gradients_equal_those_of_separate_operations() -> None:
     layer = SameConv(3, 8, 3)
-    x = picture(layer)
+    x = random_input(layer)
     fused_conv(layer, x, relu6=True).sum().backward()
     found = layer.weight.grad.clone()
     layer.weight.grad = None
@@ -91,7 +91,7 @@ def test_it_learns_as_separate_steps_do() -> None:
     torch.testing.assert_close(found, layer.weight.grad)
 
 
-def test_what_is_exported_knows_nothing_of_it() -> None:
+def test_exported_graphs_have_no_onednn_operators() -> None:
     class One(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -101,14 +101,14 @@ def test_what_is_exported_knows_nothing_of_it() -> None:
             return fused_conv(self.layer, x, relu6=True)
 
     one = One()
-    program = torch.export.export(one, (picture(one.layer),))
+    program = torch.export.export(one, (random_input(one.layer),))
     assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
 
 
-def test_forgotten_with_its_layer() -> None:
+def test_the_cache_is_freed_with_its_layer() -> None:
     layer = SameConv(16, 8, 1).requires_grad_(False)
     with torch.no_grad():
-        fused_conv(layer, picture(layer))
+        fused_conv(layer, random_input(layer))
     before = len(onednn_layers._cached)
     assert (layer in onednn_layers._cached) == CAPABLE
     del layer
@@ -116,7 +116,7 @@ def test_forgotten_with_its_layer() -> None:
 
 
 @pytest.mark.full
-def test_without_the_operators_the_encoder_gives_the_same(tmp_path: Path) -> None:
+def test_the_encoder_gives_the_same_without_onednn(tmp_path: Path) -> None:
     """Without AVX2 or the oneDNN operators, the public PyTorch operations are used."""
     code = (
         "import sys, torch; from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0; "

@@ -29,7 +29,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(7, 24), (130, 24), (900, 24), (2, 450, 24), (2, 9, 60, 24)], ids=str)
-def test_tokens_and_their_gradients_equal_a_product_in_float64(shape: tuple[int, ...], bias: bool) -> None:
+def test_token_linear_and_gradients_equal_a_float64_product(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(1)
     layer = TokenLinear(24, 40, bias)
     x, up = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 40)
@@ -46,7 +46,7 @@ def test_tokens_and_their_gradients_equal_a_product_in_float64(shape: tuple[int,
         assert worst(layer.bias.grad, above.reshape(-1, 40).sum(0)) < 1e-5
 
 
-def test_tokens_may_lie_in_any_order() -> None:
+def test_token_linear_accepts_any_memory_layout() -> None:
     torch.manual_seed(2)
     layer, x = TokenLinear(8, 16), torch.randn(3, 8, 900).transpose(1, 2)
     expected = x.double().numpy() @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
@@ -55,7 +55,7 @@ def test_tokens_may_lie_in_any_order() -> None:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("rows", [1, 5, 60])
-def test_rows_equal_a_product_in_float64(rows: int) -> None:
+def test_row_linear_equals_a_float64_product(rows: int) -> None:
     torch.manual_seed(3)
     layer, x = RowLinear(512, 96).requires_grad_(False), torch.randn(rows, 512)
     expected = x.double().numpy() @ layer.weight.double().numpy().T + layer.bias.double().numpy()
@@ -64,7 +64,7 @@ def test_rows_equal_a_product_in_float64(rows: int) -> None:
         assert worst(layer(x).clone(), expected) < 1e-5
 
 
-def test_rows_still_learn_where_asked() -> None:
+def test_row_linear_has_gradients() -> None:
     layer, x = RowLinear(12, 4), torch.randn(3, 12)
     layer(x).sum().backward()
     assert torch.allclose(layer.weight.grad, x.sum(0).expand(4, -1), atol=1e-6)
@@ -73,7 +73,7 @@ def test_rows_still_learn_where_asked() -> None:
     assert torch.allclose(leaf.grad, frozen.weight.sum(0).expand(3, -1), atol=1e-6)
 
 
-def test_a_network_keeps_its_parameters_and_its_other_layers() -> None:
+def test_with_token_linears_keeps_parameters_and_other_layers() -> None:
     network = nn.Sequential(
         nn.Linear(4, 8), nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 2, bias=False)), RowLinear(2, 2)
     )
@@ -85,7 +85,7 @@ def test_a_network_keeps_its_parameters_and_its_other_layers() -> None:
     assert list(after) == list(before) and all(after[name] is before[name] for name in before)
 
 
-def test_an_exported_graph_holds_plain_products() -> None:
+def test_exported_graphs_have_plain_linear_operators() -> None:
     network = nn.Sequential(TokenLinear(6, 6), RowLinear(6, 6)).eval().requires_grad_(False)
     program = torch.export.export(network, (torch.zeros(200, 6),), dynamic_shapes=({0: torch.export.Dim("rows")},))
     called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]

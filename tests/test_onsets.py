@@ -25,7 +25,7 @@ def test_scores_by_hand() -> None:
     assert found["lost"] == pytest.approx(1 / 4)
 
 
-def test_the_rule_finds_when_a_composed_sound_is_on() -> None:
+def test_the_rule_finds_pauses_of_composed_sounds() -> None:
     """Half of the clips have pauses. The level reveals the pauses, and the whole clip decides the word."""
     tagger = WordTagger(load_efficientat(published_weights()), audio_words())
     sounds = compose(tagger, seed=1, count=2)

@@ -65,7 +65,7 @@ def batch(features, words, sounds):
     return indices, open_vocab_batch(features, indices, words, sounds, rng, noisy=False)
 
 
-def test_what_is_asked_for_is_marked_and_nothing_else(batch, features, words):
+def test_masks_show_exactly_what_is_asked_for(batch, features, words):
     indices, batch = batch
     assert batch.masks.shape == (192, FRAMES, SIZE // 4, SIZE // 4)
     for row, at in enumerate(indices):
@@ -80,7 +80,7 @@ def test_what_is_asked_for_is_marked_and_nothing_else(batch, features, words):
             assert {words.words[kind - 1] for kind in kinds} <= set(named)
 
 
-def test_some_are_asked_for_nothing_and_some_for_what_is_not_there(batch):
+def test_some_queries_are_empty_and_some_name_absent_objects(batch):
     _, batch = batch
     asked, marked = batch.sounding.any((1, 2)), batch.masks.flatten(1).any(1)
     assert 0.02 < (~asked).float().mean() < 0.25
@@ -90,7 +90,7 @@ def test_some_are_asked_for_nothing_and_some_for_what_is_not_there(batch):
     assert not (batch.sounding[absent].any(1) & batch.onscreen[absent]).any()
 
 
-def test_what_is_on_screen_holds_all_that_it_may_be_called(batch, features, words):
+def test_onscreen_includes_synonyms(batch, features, words):
     indices, batch = batch
     for row, at in enumerate(indices[:24]):
         vectors = words.names[[words.index[word] for word in features.scenes[at].present_words]]
@@ -98,7 +98,7 @@ def test_what_is_on_screen_holds_all_that_it_may_be_called(batch, features, word
         assert torch.equal(batch.onscreen[row], expected)
 
 
-def test_held_out_words_are_neither_asked_for_nor_said(batch, catalog, words):
+def test_held_out_words_never_occur(batch, catalog, words):
     _, batch = batch
     for word in ("violin", "owl", "penguin", "camel", "fire truck"):
         place = words.index[word]
@@ -107,7 +107,7 @@ def test_held_out_words_are_neither_asked_for_nor_said(batch, catalog, words):
     assert words.nameable[[words.index[word] for word in catalog.training_words]].all()
 
 
-def test_recordings_take_turns_with_words_where_they_are_heard_rightly(batch, words, sounds):
+def test_correctly_tagged_recordings_alternate_with_words(batch, words, sounds):
     _, batch = batch
     assert batch.tag_probs.min() >= 0 and batch.tag_probs.max() <= 1
     assert (batch.tag_probs.amax(-1)[batch.sounding.any(-1)] > 0).all()
@@ -120,7 +120,7 @@ def test_recordings_take_turns_with_words_where_they_are_heard_rightly(batch, wo
         assert any(batch.tag_probs[row, frame, word] == SURELY for word in asked & word_of_class)
 
 
-def test_another_thing_of_the_picture_may_be_heard_faintly_and_is_not_meant(batch, features, words):
+def test_other_objects_may_be_heard_faintly(batch, features, words):
     indices, batch = batch
     faint = []
     for row, at in enumerate(indices):
@@ -142,7 +142,7 @@ def subsets(count: int) -> list[tuple[int, ...]]:
     return [some for size in range(1, count + 1) for some in combinations(range(count), size)]
 
 
-def test_the_same_pictures_are_asked_for_more(features, words, sounds):
+def test_extra_queries_for_the_same_frames(features, words, sounds):
     at = np.arange(24)
     batch = open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=False, extra_queries=3)
     assert batch.other_sounds.shape == (24, 3, *batch.tag_probs.shape[1:])
@@ -165,7 +165,7 @@ def test_the_same_pictures_are_asked_for_more(features, words, sounds):
     assert alone.other_sounds is None and alone.other_masks is None
 
 
-def test_half_of_the_absent_words_are_almost_there(features, words):
+def test_half_of_the_absent_words_are_hard_negatives(features, words):
     rng = np.random.default_rng(0)
     ranks = []
     for scene in features.scenes:
@@ -177,7 +177,7 @@ def test_half_of_the_absent_words_are_almost_there(features, words):
     assert 0.4 < np.mean(np.array(ranks) < 12) < 0.65 and max(ranks) > 100
 
 
-def test_the_same_numbers_give_the_same_batch(features, words, sounds):
+def test_batches_are_deterministic(features, words, sounds):
     one, other, third = (
         open_vocab_batch(features, np.arange(8), words, sounds, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
@@ -187,7 +187,7 @@ def test_the_same_numbers_give_the_same_batch(features, words, sounds):
     assert not torch.equal(one.tag_probs, third.tag_probs) and not torch.equal(one.class_scores, third.class_scores)
 
 
-def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(features, words, sounds):
+def test_augmentations_apply_to_training_only(features, words, sounds):
     at = np.arange(24)
     calm, rough = (
         open_vocab_batch(features, at, words, sounds, np.random.default_rng(0), noisy=noisy) for noisy in (False, True)
@@ -223,7 +223,7 @@ def test_training_alone_disturbs_evidence_loses_channels_and_mirrors_pictures(fe
     assert (rough.class_scores - exact).abs().mean() > 0.1
 
 
-def test_the_vocabulary_holds_what_is_heard_and_what_is_shown(catalog, words):
+def test_the_vocabulary_holds_tags_and_object_words(catalog, words):
     every = vocabulary(catalog)
     assert every == words.words and len(set(every)) == len(every)
     assert {"dog", "violin", "tabla drum", "penguin", "animal"} <= set(every)

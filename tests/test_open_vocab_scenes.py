@@ -62,9 +62,7 @@ def scenes(words: OpenVocabCatalog) -> dict[str, list[Scene]]:
     }
 
 
-def test_scenes_are_those_that_were_trained_on_and_scored(
-    words: OpenVocabCatalog, scenes: dict[str, list[Scene]]
-) -> None:
+def test_scenes_are_unchanged(words: OpenVocabCatalog, scenes: dict[str, list[Scene]]) -> None:
     """Digests: other scenes would make old and new scores incomparable. Validation shares no background with test."""
     for split, digest in (("test", "6aa20b2097619868"), ("heldout", "d47fc38927842e54")):
         assert scene_digest(scenes[split][:12]) == digest, split
@@ -107,7 +105,7 @@ def test_held_out_kinds_are_chosen_by_their_rule() -> None:
     assert tuple(near[:14]) == HELD_OUT_NEAR and tuple(far[:7]) == HELD_OUT_FAR
 
 
-def test_training_knows_no_word_for_a_held_out_thing(words: OpenVocabCatalog) -> None:
+def test_training_words_do_not_name_held_out_objects(words: OpenVocabCatalog) -> None:
     assert {stamp.class_name for stamp in words.held_out} <= set(HELD_OUT)
     unknown = tuple(sorted({word for stamp in words.held_out for word in stamp.words}))
     assert not set(unknown) & set(words.training_words)
@@ -135,7 +133,7 @@ def test_splits(scenes: dict[str, list[Scene]], words: OpenVocabCatalog) -> None
     assert not grounds["train"] & grounds["heldout"]
 
 
-def test_the_same_numbers_give_the_same_scene(words: OpenVocabCatalog, scenes: dict[str, list[Scene]]) -> None:
+def test_scenes_are_deterministic(words: OpenVocabCatalog, scenes: dict[str, list[Scene]]) -> None:
     one = scenes["train"][3]
     assert sample_open_vocab_scene(words, "train", 3) == one != sample_open_vocab_scene(words, "train", 3, seed=1)
     (rgb, things), again = (render(scene, 0.5, (96, 64)) for scene in (one, pickle.loads(pickle.dumps(one))))
@@ -143,7 +141,7 @@ def test_the_same_numbers_give_the_same_scene(words: OpenVocabCatalog, scenes: d
     assert np.array_equal(rgb, again[0]) and np.array_equal(things, again[1])
 
 
-def test_bad_numbers(words: OpenVocabCatalog) -> None:
+def test_invalid_arguments(words: OpenVocabCatalog) -> None:
     with pytest.raises(ValueError, match="split"):
         sample_open_vocab_scene(words, "cross", 0)
     with pytest.raises(ValueError, match="seconds"):
@@ -154,7 +152,7 @@ def test_bad_numbers(words: OpenVocabCatalog) -> None:
         load_open_vocab_stamps(Path(__file__).parent)
 
 
-def test_words_name_things(words: OpenVocabCatalog) -> None:
+def test_words_name_objects(words: OpenVocabCatalog) -> None:
     one = next(
         o for i in range(400) if len((o := sample_open_vocab_scene(words, "train", i)).objects_named("animal")) > 1
     )
@@ -166,7 +164,7 @@ def test_words_name_things(words: OpenVocabCatalog) -> None:
     assert set(one.present_words) == {word for each in one.objects for word in each.words + each.generic}
 
 
-def test_masks_are_where_something_is_drawn(words: OpenVocabCatalog) -> None:
+def test_masks_cover_exactly_what_is_drawn(words: OpenVocabCatalog) -> None:
     """Compared with the same scene without stamps and camera effects, pixels differ inside the mask only."""
     for index in range(12):
         one = sample_open_vocab_scene(words, "train", index)
@@ -187,7 +185,7 @@ def test_masks_are_where_something_is_drawn(words: OpenVocabCatalog) -> None:
         assert changed[covered].mean() > 0.9
 
 
-def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_cached(words: OpenVocabCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "packages").symlink_to(asset_packages.cache_dir() / "packages")
     load_sprite.cache_clear()
     monkeypatch.setenv("ICF_CACHE", str(tmp_path))
@@ -219,7 +217,7 @@ def test_features_are_kept(words: OpenVocabCatalog, tmp_path: Path, monkeypatch:
     assert len(names) == 2 and names[1] == f"{names[0]}-objects"
 
 
-def test_a_byte_holds_a_score() -> None:
+def test_scores_are_quantized_to_a_byte() -> None:
     scores = torch.linspace(-4, 27.8, 1000 * 4).view(1, 1000, 2, 2)
     assert (dequantize_scores(quantize_scores(scores)) - scores).abs().max() <= 0.0626
     assert (

@@ -84,7 +84,7 @@ def data() -> Iterator[OpenVocabData]:
         yield made
 
 
-def test_it_shows_clips_and_keeps_the_best(data: OpenVocabData, tmp_path: Path) -> None:
+def test_validation_writes_samples_and_the_best_checkpoint(data: OpenVocabData, tmp_path: Path) -> None:
     train(TINY, tmp_path / "watched")
     rows = [json.loads(row) for row in (tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()]
     scores = {row["step"] + 1: row["score"] for row in rows if row["stage"] == "validation"}

@@ -29,7 +29,7 @@ MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 
 @given(MASKS)
 @settings(deadline=None)
-def test_drawing_touches_the_mask_and_nothing_else(mask):
+def test_drawing_changes_exactly_the_mask(mask):
     np.testing.assert_array_equal(decode(encode(mask)), mask)
     rgb = np.full((*mask.shape, 3), 90, np.uint8)
     Overlay(mask).draw_rgb(rgb)
@@ -55,7 +55,7 @@ def test_contour_is_the_border_of_the_mask_and_opaque():
     assert (rgb[edge] == CONTOUR).all() and (inside == inside[0]).all() and 100 < inside[0][0] < 130
 
 
-def test_what_lies_apart_is_drawn_by_the_formula_and_what_is_between_is_left():
+def test_separate_regions_are_drawn_by_the_formula():
     mask = np.zeros((300, 200), bool)
     mask[3:40, 20:60] = mask[250:299, 150:190] = mask[60:70, 0:5] = True
     y = np.random.default_rng(0).integers(0, 256, mask.shape).astype(np.uint8)
@@ -78,7 +78,7 @@ def overlaid(source, mask=None):
     return path
 
 
-def test_a_frame_with_nothing_on_it_is_written_as_one_with_something(tmp_path):
+def test_frames_with_and_without_a_mask_are_encoded_alike(tmp_path):
     source, found, speck = make_clip(tmp_path / "a.mp4", sound=tone(2)), [], np.zeros((120, 160), bool)
     speck[:2, :2] = True
     for mask in (None, speck):
@@ -113,7 +113,7 @@ def test_any_pixel_format_and_size_keeps_its_colours(tmp_path, codec, pix_fmt, s
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_a_turned_video_stands_upright(tmp_path, rotation):
+def test_the_overlay_of_a_rotated_video_is_upright(tmp_path, rotation):
     source = make_clip(tmp_path / "a.mp4", rotation=rotation, seconds=0.4, sound=tone(0.4))
     expected = np.rot90(picture(5), rotation // 90)
     mask = np.zeros(expected.shape[:2], bool)
@@ -137,7 +137,7 @@ def test_irregular_times_and_late_sound_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(60, 30), (50, 30), (30, 30), (24, 24)])
-def test_fast_video_is_thinned_to_thirty(tmp_path, fps, expected):
+def test_high_frame_rates_are_reduced_to_thirty(tmp_path, fps, expected):
     result = probe(overlaid(make_clip(tmp_path / "a.mkv", fps=fps, sound=tone(2))))
     assert result.frame_rate == pytest.approx(expected, abs=0.6) and result.duration == pytest.approx(2, abs=0.03)
     for moment, image in read_frames(result, [0.5, 1.0, 1.5]):
@@ -145,7 +145,7 @@ def test_fast_video_is_thinned_to_thirty(tmp_path, fps, expected):
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, 1), (2, 2), (6, 2)])
-def test_mono_stays_mono_and_more_becomes_stereo(tmp_path, channels, expected):
+def test_mono_stays_mono_and_multichannel_becomes_stereo(tmp_path, channels, expected):
     source = make_clip(tmp_path / "clip.mkv", seconds=1, sound=click(1, at=0.5, channels=channels))
     made = probe(overlaid(source))
     assert (probe(source).audio_channels, made.audio_channels) == (channels, expected)
@@ -154,7 +154,7 @@ def test_mono_stays_mono_and_more_becomes_stereo(tmp_path, channels, expected):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 @pytest.mark.parametrize("case", ["plain", "late sound", "late frames"])
-def test_the_sound_is_the_videos_own_aac(tmp_path, name, case):
+def test_aac_audio_is_copied(tmp_path, name, case):
     """Packets are copied with their timestamps; audio before the first frame is left out."""
     times = [0.5 + number / 25 for number in range(50)] if case == "late frames" else None
     source = make_clip(tmp_path / name, times=times, sound=tone(2.5), sound_at=0.3 if case == "late sound" else 0.0)
@@ -170,14 +170,14 @@ def test_the_sound_is_the_videos_own_aac(tmp_path, name, case):
     assert left_out == (23 if case == "late frames" else 0)  # packets of 1,024 samples; the last before 0.5 s is kept
 
 
-def test_a_hole_in_the_sound_is_silence(tmp_path):
+def test_a_gap_in_the_audio_is_silence(tmp_path):
     source = make_clip(tmp_path / "a.mp4", sound=click(2, at=1.5) + 0.5 * click(2, at=0.1), hole=(0.4, 1.0))
     assert not probe(source).audio_unbroken
     heard = np.abs(AudioWindows(overlaid(source), 48_000).read(0, 96_000))
     assert abs(int(heard.argmax()) - 72_000) < 480 and heard[24_000:43_200].max() < 0.01
 
 
-def test_a_video_that_cannot_be_written_is_not_the_sources_fault(tmp_path):
+def test_a_full_disk_is_not_blamed_on_the_source(tmp_path):
     """A full disk is reported as such, although audio packets are being copied."""
     info = probe(make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(1)))
 
@@ -199,7 +199,7 @@ def threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("video-writer")]
 
 
-def test_frames_wait_for_their_masks_and_come_in_order():
+def test_the_writer_waits_for_masks_and_keeps_their_order():
     drawn, told = [], []
 
     def write(frame_of, shown):
@@ -220,14 +220,14 @@ def test_frames_wait_for_their_masks_and_come_in_order():
     assert drawn == [0, 1, 2] and writer.drawn == 3 and len(writer.frames) == 3 and not threads()
 
 
-def test_masks_that_cease_to_come_end_the_thread():
+def test_an_interruption_ends_the_thread():
     with pytest.raises(KeyboardInterrupt), WriterThread(lambda of, shown: [shown(of(i).index) for i in range(9)]) as it:
         it.add(blank(0))
         raise KeyboardInterrupt
     assert not threads() and it.drawn <= 1
 
 
-def test_the_failure_of_the_thread_is_raised_where_masks_are_made():
+def test_errors_of_the_thread_are_raised_in_the_caller():
     def write(frame_of, shown):
         frame_of(0)
         raise OSError(28, "No space left on device")
@@ -256,7 +256,7 @@ def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):
     assert (sheet[96:116] > 220).any()  # the caption
 
 
-def test_folder_names_that_mean_something_else(tmp_path):
+def test_names_of_result_folders(tmp_path):
     assert result_folder(tmp_path, Source(Path("a/dog.mp4"))) == tmp_path / "dog"
     assert result_folder(tmp_path, Source(Path("b/DOG.avi")), {tmp_path / "dog"}) == tmp_path / "DOG_2"
     (tmp_path / "cat").mkdir()

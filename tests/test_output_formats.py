@@ -121,7 +121,7 @@ def copied(result: Segmentation, folder: Path, **changes) -> Path:
     return folder
 
 
-def test_what_is_no_result_is_said_so(plain, tmp_path):
+def test_invalid_results_are_refused(plain, tmp_path):
     with pytest.raises(UserError, match=r"no segmentation\.json"):
         convert(tmp_path / "nowhere", "srt")
     broken = copied(plain, tmp_path / "a", frames=[])
@@ -142,13 +142,13 @@ SIDES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 @given(SIDES.flatmap(lambda size: arrays(bool, size)))
 @settings(deadline=None)
-def test_true_run_lengths_pass_the_check(mask):
+def test_valid_run_lengths_pass_the_check(mask):
     check_run_lengths(encode(mask), *mask.shape)
 
 
 @given(SIDES, st.data())
 @settings(deadline=None, max_examples=300)
-def test_what_passes_the_check_is_what_the_library_would_write(size, data):
+def test_run_lengths_that_pass_the_check_are_canonical(size, data):
     """Invalid run lengths make pycocotools write out of bounds, so files with them must be rejected."""
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     text = encode(np.kron(rng.random((size[0] // 4 + 1, size[1])) < 0.5, np.ones((4, 1)))[: size[0]])["counts"]
@@ -166,7 +166,7 @@ def test_what_passes_the_check_is_what_the_library_would_write(size, data):
 
 
 @pytest.mark.parametrize("counts", ["", "0", "P", "é", "oooooooooo0", "0" * 50])
-def test_broken_run_lengths(counts):
+def test_invalid_run_lengths_are_refused(counts):
     with pytest.raises(ValueError, match="broken"):
         check_run_lengths({"size": [6, 5], "counts": counts}, 6, 5)
 
@@ -195,7 +195,7 @@ def test_coco_loads_with_pycocotools_and_holds_the_masks(either):
             np.testing.assert_array_equal(found, expected.class_ids)
 
 
-def test_coco_has_the_frames_of_its_masks_while_the_video_is_there(plain, clip, tmp_path, caplog):
+def test_coco_has_frames_if_the_video_is_unchanged(plain, clip, tmp_path, caplog):
     caplog.set_level("INFO", "icf_avs")
     source, times = {"path": str(clip), **Source(clip).content}, (plain.spec.frame_time(i) for i in range(len(plain)))
     folder = copied(plain, tmp_path / "a", source=source)
@@ -208,7 +208,7 @@ def test_coco_has_the_frames_of_its_masks_while_the_video_is_there(plain, clip, 
     assert "without frames/" in caplog.text
 
 
-def test_coco_annotations_are_results_as_well(semantic, capsys):
+def test_coco_annotations_load_as_results(semantic, capsys):
     data = COCO(str(convert(semantic.folder, "coco")))
     evaluation = COCOeval(data, data.loadRes(data.dataset["annotations"]), "segm")
     evaluation.evaluate()
@@ -220,7 +220,7 @@ def test_coco_annotations_are_results_as_well(semantic, capsys):
 # objects ------------------------------------------------------------------------------------------------------------
 
 
-def test_palette_masks_are_indexed_and_keep_the_index_of_an_object(either):
+def test_palette_masks_keep_object_indices(either):
     folder = convert(either.folder, "palette")
     names = sorted(os.listdir(folder))
     assert names == sorted(os.listdir(either.folder / "masks"))
@@ -251,7 +251,7 @@ def test_objects_are_linked_by_overlap(clip):
     assert [len(track.regions) for track in find_tracks(made(a, clip, fps=1))] == [2, 2]
 
 
-def test_linking_is_one_to_one_and_the_best_of_all_pairs(clip):
+def test_linking_is_the_best_one_to_one_matching(clip):
     """The new right region overlaps the large old one (0.38) slightly more than the new left region does (0.37)."""
     before = boxes((20, 20, 60, 20), (84, 20, 15, 20))
     after = boxes((20, 20, 22, 20), (50, 20, 49, 20), (130, 90, 20, 20))
@@ -261,7 +261,7 @@ def test_linking_is_one_to_one_and_the_best_of_all_pairs(clip):
     assert [len(track.regions) for track in find_tracks(made([touching], clip))] == [1]
 
 
-def test_a_class_is_never_continued_by_another(semantic):
+def test_tracks_do_not_change_class(semantic):
     swapped = [
         replace(frame, classes=tuple(replace(part, category_id=3 - part.category_id) for part in frame.classes))
         for frame in semantic.frames[:2]
@@ -271,7 +271,7 @@ def test_a_class_is_never_continued_by_another(semantic):
     assert len(find_tracks(replace(semantic, frames=semantic.frames[:2]))) == 2
 
 
-def test_more_objects_than_an_index_holds(clip):
+def test_too_many_objects_are_refused(clip):
     masks = [boxes(*((x, y, 3, 4) for x in range(i % 2 * 5, 150, 10) for y in range(2, 110, 10))) for i in range(2)]
     with pytest.raises(UserError, match="has 330 objects"):
         next(object_ids(made(masks, clip)))
@@ -305,14 +305,14 @@ def heard(rows, fps=1.0):
          [(0, 0.5, ("dog",)), (2.4, 2.9, ("dog",)), (3.5, 3.6, ("dog",))]),
     ],
 )  # fmt: skip
-def test_when_words_are_shown(rows, fps, expected):
+def test_subtitle_intervals(rows, fps, expected):
     found = subtitles(heard(rows, fps))
     assert [(round(start, 3), round(end, 3), words) for start, end, words in found] == expected
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional={w: st.floats(0.2, 1) for w in "abc"}), min_size=1, max_size=40))
 @settings(deadline=None, max_examples=60)
-def test_no_line_flickers(rows):
+def test_subtitles_do_not_flicker(rows):
     frames = heard(rows, fps=8)
     found = subtitles(frames)
     assert all(a.end <= b.start for a, b in pairwise(found)) and all(a.start < a.end for a in found)
@@ -353,7 +353,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_command_writes_beside_and_again_the_same(semantic, capsys):
+def test_the_command_writes_the_same_files_again(semantic, capsys):
     kinds = ["coco", "palette", "tracks", "srt"]
     assert cli.main(["convert", str(semantic.folder), "--to", *kinds]) == 0
     printed = capsys.readouterr().out.replace(f"{semantic.folder}{os.sep}", "").splitlines()

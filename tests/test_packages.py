@@ -47,7 +47,7 @@ def test_a_package_is_fetched_once(apt: Path) -> None:
     assert [path.name for path in (asset_packages.cache_dir() / "packages").iterdir()] == [NAME]
 
 
-def test_missing_lists_are_refreshed(apt: Path) -> None:
+def test_missing_package_lists_are_updated(apt: Path) -> None:
     once = f'if [ ! -e {apt}/refreshed ]; then case "$*" in *update*) touch {apt}/refreshed;; *) exit 100;; esac; fi\n'
     script = (apt / "apt-get").read_text().splitlines(keepends=True)
     (apt / "apt-get").write_text("".join([*script[:2], once, *script[2:]]))
@@ -56,7 +56,7 @@ def test_missing_lists_are_refreshed(apt: Path) -> None:
     assert len(calls) == 3 and calls[1].endswith("update") and calls[2].endswith(f"download {NAME}")
 
 
-def test_a_failed_fetch_leaves_nothing_and_says_why(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fetch_says_why_and_leaves_no_files(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (apt / "apt-get").write_text("#!/bin/sh\necho E: no such host >&2\nexit 100\n")
     with pytest.raises(UserError, match="no such host"):
         asset_packages.fetch(asset_packages.STAMPS)

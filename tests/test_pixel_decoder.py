@@ -22,7 +22,7 @@ class ResNet50(nn.Module):
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-def test_positions_are_those_of_the_library(normalised: bool) -> None:
+def test_positions_equal_those_of_transformers(normalised: bool) -> None:
     shape = (2, 7, 5, 3)
     found = SinePositionEmbedding(32, normalised)(shape, "cpu", torch.float32)
     expected = Mask2FormerSinePositionEmbedding(16, normalize=normalised)(shape, "cpu", torch.float32)
@@ -30,7 +30,7 @@ def test_positions_are_those_of_the_library(normalised: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_deformable_attention_starts_as_in_the_library_s_full_model() -> None:
+def test_deformable_attention_is_initialised_as_in_transformers() -> None:
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1])
     backbone.out_features = ["stage1", "stage2", "stage3", "stage4"]
     config = Mask2FormerConfig(
@@ -54,7 +54,7 @@ def test_deformable_attention_starts_as_in_the_library_s_full_model() -> None:
         assert 0.7 < level.std() < 1.3  # standard normal, as in transformers
 
 
-def test_deformable_decoder_computes_what_the_library_does() -> None:
+def test_deformable_decoder_equals_that_of_transformers() -> None:
     torch.manual_seed(0)
     ours = DeformablePixelDecoder(WIDTHS, 32, layers=1)
     theirs = type(ours.decoder)(ours.decoder.config, list(WIDTHS))  # with the library's position embedding
@@ -66,7 +66,7 @@ def test_deformable_decoder_computes_what_the_library_does() -> None:
 
 
 @pytest.mark.parametrize("decoder", [LightPixelDecoder, DeformablePixelDecoder])
-def test_decoders_take_each_other_s_place(decoder: type) -> None:
+def test_decoders_are_interchangeable(decoder: type) -> None:
     pyramid = [torch.randn(2, c, h, h + 1) for c, h in zip(WIDTHS, (17, 9, 5, 3), strict=True)]
     found = decoder(WIDTHS, 32)(pyramid)
     assert found.mask.shape == (2, 32, 17, 18)

@@ -21,7 +21,7 @@ SHAPES = [Fraction(2), Fraction(16, 11), Fraction(1, 2), Fraction(64, 45), Fract
 
 @pytest.mark.parametrize("rotation", [0, 90])
 @pytest.mark.parametrize("aspect", SHAPES)
-def test_every_output_has_the_shape_that_players_show(tmp_path, aspect, rotation):
+def test_every_output_has_the_display_aspect_ratio(tmp_path, aspect, rotation):
     path = make_clip(tmp_path / "a.mp4", seconds=1, fps=5, sound=tone(1), pixel_aspect=aspect, rotation=rotation)
     width, height = (120, 160) if rotation else (160, 120)
     aspect = 1 / aspect if rotation else aspect
@@ -39,7 +39,7 @@ def test_every_output_has_the_shape_that_players_show(tmp_path, aspect, rotation
 
 
 @pytest.mark.parametrize("aspect", SHAPES)
-def test_a_circle_on_a_small_copy_is_round(aspect):
+def test_a_circle_is_round_in_a_thumbnail(aspect):
     y, x = np.mgrid[:360, :480]
     circle = ((x - 240) * float(aspect)) ** 2 + (y - 180) ** 2 < 100**2
     small = np.asarray(thumbnail((circle * np.uint8(255))[..., None].repeat(3, 2), 320, aspect))[..., 0] > 127
@@ -49,7 +49,7 @@ def test_a_circle_on_a_small_copy_is_round(aspect):
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_films_and_previews_are_turned_and_mirrored(tmp_path, rotation, flip):
+def test_overlays_and_sheets_are_rotated_and_mirrored(tmp_path, rotation, flip):
     path = make_clip(tmp_path / "a.mp4", seconds=1, fps=5, sound=tone(1), rotation=rotation, flip=flip)
     expected = np.rot90(picture(2), rotation // 90)
     expected = (expected[:, ::-1] if flip else expected).astype(int)

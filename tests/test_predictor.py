@@ -69,7 +69,7 @@ def test_frames_without_an_active_tag_are_not_processed(tagged: Predictor) -> No
     assert arrays.logits.equal(found.logits) and arrays.heard.equal(found.heard)
 
 
-def test_of_a_silent_clip_one_frame_says_how_large_a_mask_is(tagged: Predictor) -> None:
+def test_a_silent_clip_decodes_one_frame_for_the_mask_size(tagged: Predictor) -> None:
     found = tagged.predict(frames_of([10, 20]), torch.zeros(2, 5))
     assert tagged.model.network.decoded == [1] and found.logits.shape == (2, 4, 4) and (found.logits < -20).all()
 
@@ -82,7 +82,7 @@ def test_frames_are_encoded_once_for_several_sounds(tagged: Predictor) -> None:
     assert each[1].logits.equal(tagged.predict(frames, tags).logits)
 
 
-def test_the_steps_and_what_they_leave_of_a_plain_network(tagged: Predictor) -> None:
+def test_postprocessing_of_a_plain_network_only_adds_the_offset(tagged: Predictor) -> None:
     names = ["segmenter_prior", "refine_edges", "calibrated_offset", "multiscale", "relative_threshold"]
     assert [step.__name__ for step in STEPS] == names
     logits = torch.randn(1, 2, 4, 4)
@@ -90,7 +90,7 @@ def test_the_steps_and_what_they_leave_of_a_plain_network(tagged: Predictor) -> 
     assert postprocess([ScaleMasks(logits)], tagged.model).equal(logits + 0.5)
 
 
-def test_checkpoints_of_earlier_versions_keep_their_weights(tmp_path) -> None:
+def test_checkpoints_of_earlier_versions_load(tmp_path) -> None:
     """Before, the guided network was not inside a model, and some parts had other names."""
     shipped = find_checkpoint("stamps")[0]
     earlier, model = load_file(shipped), load_checkpoint(shipped)

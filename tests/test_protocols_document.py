@@ -31,7 +31,7 @@ def test_every_row_ends_with_a_command_or_with_python():
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS.values())))
-def test_every_command_is_understood(command):
+def test_every_command_is_parsed(command):
     args = understood(command)
     assert callable(args.run)
     assert args.data.parts[0] == "AVSBench" and (len(args.data.parts) == 1 or args.data.name in FOLDERS.values())

@@ -50,7 +50,7 @@ def test_a_batch_of_s4(home) -> None:
     )
 
 
-def test_a_batch_of_ms3_names_a_pixel_only_where_one_kind_is_known(home) -> None:
+def test_a_batch_of_ms3_has_class_ids_only_for_a_single_known_class(home) -> None:
     root, _ = home
     (one,) = items(root / "Multi-sources", "test")
     assert one.masks[:4].any((1, 2)).all() and not one.masks[4].any()
@@ -79,7 +79,7 @@ def test_a_batch_of_avss_mixes_five_and_ten_frames(home) -> None:
     assert train.sounding[3, 4].nonzero().flatten().tolist() == [69]
 
 
-def test_a_batch_of_stamps_has_what_is_in_the_picture_and_kinds_by_the_second(stamps_sets) -> None:
+def test_a_batch_of_stamps_has_onscreen_and_sounding_classes(stamps_sets) -> None:
     for folder in ("Single-source", "Multi-sources", "AVSS"):
         root = stamps_sets / folder
         dataset = items(root, "test")
@@ -91,7 +91,7 @@ def test_a_batch_of_stamps_has_what_is_in_the_picture_and_kinds_by_the_second(st
         assert (batch.sounding.any(2) >= (batch.masks > 0).flatten(2).any(2)).all()
 
 
-def test_a_clip_without_its_pictures_is_the_same_in_all_else(home, tmp_path) -> None:
+def test_a_clip_loaded_without_frames_is_otherwise_equal(home, tmp_path) -> None:
     for folder in ("Single-source", "Multi-sources", "AVSS"):
         root = Path(shutil.copytree(home[0] / folder, tmp_path / folder))
         dataset = items(root, "train")
@@ -109,7 +109,7 @@ def test_a_clip_without_its_pictures_is_the_same_in_all_else(home, tmp_path) -> 
         dataset.records[0].load(size=None, with_frames=False)
 
 
-def test_a_class_id_without_a_name(tmp_path) -> None:
+def test_class_ids_without_name_are_refused(tmp_path) -> None:
     fixtures.write_avss(tmp_path, AVSS[-1:])
     with pytest.raises(UserError, match=r"class id 70 is out of range, label2idx\.json names 0 to 3"):
         ClipDataset(read_set(tmp_path, "test"), ("a", "b", "c"), SPEC)[0]
@@ -135,7 +135,7 @@ def config(model: ModelConfig, **changes: object) -> TrainConfig:
     )
 
 
-def test_every_clip_is_seen_once_an_epoch(s4: Path) -> None:
+def test_every_clip_is_seen_once_per_epoch(s4: Path) -> None:
     data = BenchmarkData(config(TRAINED), s4, 1)
     assert data.size == 2 and len(data.clips) == 3 and data.features is None
     clips = [frames.float().mean().item() for step in range(3) for frames in data.batch(step).frames]
@@ -146,7 +146,7 @@ def test_every_clip_is_seen_once_an_epoch(s4: Path) -> None:
     )
 
 
-def test_naming_sounds_takes_no_pictures(s4: Path) -> None:
+def test_audio_pretraining_reads_no_frames(s4: Path) -> None:
     """The same clips as with frames, although the frames have been deleted from disk."""
     expected = [BenchmarkData(config(TRAINED), s4, 1).batch(step) for step in range(2)]
     data = BenchmarkData(replace(config(TRAINED), audio_pretrain_steps=2), s4, 2)
@@ -159,7 +159,7 @@ def test_naming_sounds_takes_no_pictures(s4: Path) -> None:
         data.batch(2)
 
 
-def test_a_frozen_encoder_sees_each_picture_once(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_a_frozen_encoder_are_cached(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     data = BenchmarkData(config(ModelConfig()), s4, 2)
     first = data.batch(0)
@@ -180,7 +180,7 @@ def test_a_frozen_encoder_sees_each_picture_once(s4: Path, tmp_path: Path, monke
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*")), "the file has no name"
 
 
-def test_without_room_pictures_are_encoded_each_time(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_disk_space_features_are_not_cached(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     disk = namedtuple("disk", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk(free=2**30))
@@ -188,7 +188,7 @@ def test_without_room_pictures_are_encoded_each_time(s4: Path, tmp_path: Path, m
     assert data.features is None and data.batch(0).frames.shape == (2, 5, 224, 224, 3)
 
 
-def test_clips_of_five_and_of_ten_frames(tmp_path: Path) -> None:
+def test_cached_features_of_clips_of_different_length(tmp_path: Path) -> None:
     rows = [(f"v{i}", f"v{i}_0_5000", 0, 0, "class-01", "train", label) for i, label in enumerate(("v1m", "v2"))]
     fixtures.write_avss(tmp_path, rows)
     encoder = build_visual("efficientnet-lite0")

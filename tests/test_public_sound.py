@@ -29,7 +29,7 @@ def test_log_mel_of_a_clip(home) -> None:
             _ = clip.waveform
 
 
-def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
+def test_audio_comes_from_the_first_available_source(tmp_path) -> None:
     (truth,) = fixtures.write_ms3(tmp_path, [("video______", "test")])
     frames = [frame[:120, :160] for frame in truth.frames for _ in range(10)]
     stereo = np.stack([truth.samples, np.zeros_like(truth.samples)], 1)
@@ -52,7 +52,7 @@ def test_sound_from_the_first_form_that_is_there(tmp_path) -> None:
         record.load(audio="log_mel")
 
 
-def test_the_form_that_was_asked_for(home, tmp_path) -> None:
+def test_audio_comes_from_the_requested_source(home, tmp_path) -> None:
     (record,) = read_set(home[0] / "Single-source", "test", "log_mel")
     assert record.load().samples is None and record.load().sound.shape == (5, 96, 64) and not record.has_waveform
     assert record.load(audio="wav").log_mel is None and record.load(audio="wav").sound.shape == (80_000,)
@@ -66,7 +66,7 @@ def test_the_form_that_was_asked_for(home, tmp_path) -> None:
         read_set(tmp_path, "test", "video")[0].load()
 
 
-def test_what_a_model_is_given(home) -> None:
+def test_model_input_is_waveforms_or_log_mel(home) -> None:
     """Any model gets waveform windows; a model whose audio encoder accepts log-mel may get log-mel windows."""
     (record,) = read_set(home[0] / "Single-source", "test")
     wave, log_mel = record.load().sound, record.load(audio="log_mel").sound
@@ -99,7 +99,7 @@ def test_other_sample_rates_are_resampled(tmp_path, rate, channels) -> None:
         assert spectrum[np.abs(hertz - 3000).argmin()] == pytest.approx(8000 / 32768, rel=0.05)
 
 
-def test_the_same_form_of_sound_for_all_clips(tmp_path) -> None:
+def test_all_clips_use_the_same_audio_source(tmp_path) -> None:
     fixtures.write_ms3(tmp_path, [(f"video_____{i}", "test") for i in range(3)])
     records = read_set(tmp_path, "test")
     assert common_audio(records) == "wav"

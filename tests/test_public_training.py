@@ -46,7 +46,7 @@ FOLDER = {"S4": "Single-source", "MS3": "Multi-sources", "AVSS": "AVSS"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_what_its_name_says(name: str) -> None:
+def test_every_recipe_matches_its_name(name: str) -> None:
     config = RECIPES[name]()
     assert config.name == name
     model = config.model_config(("dog", "cat"))
@@ -67,7 +67,7 @@ def test_every_recipe_is_what_its_name_says(name: str) -> None:
     assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
 
 
-def test_rows_of_mit_without_contrasts_put_it_into_the_network() -> None:
+def test_rows_of_mit_without_contrast_are_inside_the_network() -> None:
     """Rows of table 2 that a plug-in cannot express exist in both readings; rows of levels in the first only."""
     for of in ("ms3-pvt", "avss-pvt"):
         for row in ("mit", "mit-sc"):
@@ -78,7 +78,7 @@ def test_rows_of_mit_without_contrasts_put_it_into_the_network() -> None:
         assert RECIPES[f"{of}-mit"]().model_config(()).mit is None
 
 
-def test_small_encoders_bring_the_small_model() -> None:
+def test_small_encoders_select_the_small_model() -> None:
     large = RECIPES["s4-pvt"]()
     assert with_encoders(large, None, None, None) == large
     small, shipped = with_encoders(large, "efficientnet-lite0", "log-mel", "minilm"), RECIPES["stamps"]()
@@ -136,7 +136,7 @@ def test_a_full_size_recipe_trains_saves_resumes_and_loads(
     assert moved, "the visual encoder has learnt"
 
 
-def test_ms3_goes_on_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ms3_continues_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Next to AVSS both sets use its class names, so the weights fit; another architecture is refused."""
     use_reduced_encoders(monkeypatch)
     first = train(short(RECIPES["s4-pvt"]()), tmp_path / "s4", source=sets / "Single-source")

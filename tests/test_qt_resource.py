@@ -46,7 +46,7 @@ def test_every_version_gives_raw_and_packed_entries(tmp_path: Path, version: int
         read["/folder/none"]
 
 
-def bad(tmp_path: Path, content: bytes) -> str:
+def error_of(tmp_path: Path, content: bytes) -> str:
     (tmp_path / "x.rcc").write_bytes(content)
     with pytest.raises(UserError) as error:
         dict(QtResource(tmp_path / "x.rcc"))
@@ -54,23 +54,23 @@ def bad(tmp_path: Path, content: bytes) -> str:
     return str(error.value)
 
 
-def test_damage_is_one_line(tmp_path: Path) -> None:
+def test_damaged_archives_give_a_one_line_error(tmp_path: Path) -> None:
     whole = archive(3)
-    assert "qres" in bad(tmp_path, b"PK" + whole)
-    assert "version 9" in bad(tmp_path, whole[:7] + b"\x09" + whole[8:])
-    assert "loop" in bad(tmp_path, archive(3, child=1))
-    assert "zstd" in bad(tmp_path, archive(3, {"a": (4, b"")}))
+    assert "qres" in error_of(tmp_path, b"PK" + whole)
+    assert "version 9" in error_of(tmp_path, whole[:7] + b"\x09" + whole[8:])
+    assert "loop" in error_of(tmp_path, archive(3, child=1))
+    assert "zstd" in error_of(tmp_path, archive(3, {"a": (4, b"")}))
     at = whole.index(zlib.compress(b"packed " * 100))
-    assert "does not unpack" in bad(tmp_path, whole[:at] + b"\xff\xff" + whole[at + 2 :])
+    assert "does not unpack" in error_of(tmp_path, whole[:at] + b"\xff\xff" + whole[at + 2 :])
     for end in range(len(whole)):
-        bad(tmp_path, whole[:end])
+        error_of(tmp_path, whole[:end])
     with pytest.raises(UserError, match=r"none\.rcc"):
         QtResource(tmp_path / "none.rcc")
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(4, len(archive(3)) - 1), st.integers(0, 255))
-def test_no_changed_byte_brings_anything_but_a_user_error(tmp_path_factory, at: int, value: int) -> None:
+def test_a_changed_byte_raises_nothing_but_a_user_error(tmp_path_factory, at: int, value: int) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.rcc"
     path.write_bytes(archive(3)[:at] + bytes([value]) + archive(3)[at + 1 :])
     with contextlib.suppress(UserError):

@@ -55,7 +55,7 @@ def padded(clips: Clips, seed: int) -> Clips:
 
 @every_network
 @pytest.mark.parametrize("train_visual", [False, True])
-def test_a_refinement_starts_as_the_identity(name: str, train_visual: bool) -> None:
+def test_refinement_is_initialised_as_identity(name: str, train_visual: bool) -> None:
     clips = random_clips()
     plain, found = (make(name, train_visual) for make in (small_network, lambda *of: refined(*of, moved=False)))
     one, other = plain(*clips), found(*clips)
@@ -83,7 +83,7 @@ def test_padding_changes_no_frame_of_a_refined_network(name: str) -> None:
         torch.testing.assert_close(level.mean, again.mean)
 
 
-def test_mit_matches_the_levels_of_the_network_and_has_no_attention_of_its_own(encoder: TextEncoder) -> None:
+def test_refined_mit_shares_the_attention_of_the_network(encoder: TextEncoder) -> None:
     network = refined("query-light").train()
     torch.manual_seed(0)
     parts = {"mit": REFINED, "sc": SC(width=16, blocks=1, jumps=2, draws=4, keep=2), "cdcl": CDCL(dim=16)}
@@ -95,7 +95,7 @@ def test_mit_matches_the_levels_of_the_network_and_has_no_attention_of_its_own(e
     assert value.grad.any() and value.grad.isfinite().all(), "the contrasts reach eq. 2 in the network"
 
 
-def test_text_reaches_the_masks_and_the_masks_reach_the_words(encoder: TextEncoder) -> None:
+def test_text_changes_masks_and_mask_losses_train_the_words(encoder: TextEncoder) -> None:
     clips, network = random_clips(), reading_text(encoder).train()
     network(*clips).logits.square().mean().backward()
     banks = network.text.implicit_text.banks
@@ -114,7 +114,7 @@ def test_padding_changes_no_frame_of_a_network_that_reads_text(encoder: TextEnco
     torch.testing.assert_close(one[valid], other[valid])
 
 
-def test_at_test_texts_are_constants_and_clips_of_any_length(encoder: TextEncoder) -> None:
+def test_at_inference_texts_are_fixed_and_clips_have_any_length(encoder: TextEncoder) -> None:
     network = reading_text(encoder)
     clips = random_clips(1, 12)  # more than the gates of eq. 5 accept, which this network lacks
     expected = network(*clips).logits
@@ -126,7 +126,7 @@ def test_at_test_texts_are_constants_and_clips_of_any_length(encoder: TextEncode
     torch.testing.assert_close(other.eval()(*clips).logits, expected)
 
 
-def test_icf_takes_the_texts_of_the_network(encoder: TextEncoder) -> None:
+def test_icf_uses_the_texts_of_the_network(encoder: TextEncoder) -> None:
     network = reading_text(encoder).train()
     icf = ICF(network.feature_spec, mit=TEXT, cdcl=CDCL(dim=16), encoder_of=lambda level: encoder).train()
     assert icf.implicit_text is None
@@ -145,7 +145,7 @@ def test_a_network_without_the_reading_is_refused(settings: MIT, encoder: TextEn
         icf(network(*random_clips(3, 2)).features, random_batch(3, 2))
 
 
-def test_settings_that_do_not_go_together_are_refused() -> None:
+def test_incompatible_settings_are_refused() -> None:
     without = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
     for wrong in ({"network": "guided", "mit": REFINED}, {"network": "query", "mit": MIT()}):
         with pytest.raises(ValueError, match="mit is a part of a network that ICF trains"):
@@ -158,7 +158,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         MIT(windows=0)
 
 
-def test_a_step_with_interventions_is_one_step_of_the_pseudo_words(encoder: TextEncoder) -> None:
+def test_a_step_with_interventions_counts_once_for_text_encoding(encoder: TextEncoder) -> None:
     """Texts are encoded every n-th step, however often the step decodes."""
     network, clips, batch, counts = reading_text(encoder).train(), random_clips(3, 2), random_batch(), []
     for settings in (None, InterventionSettings(other_sound=0.3, count=1)):

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.full
 TestClip.__test__ = False
 
 
-def test_every_row_is_another_run() -> None:
+def test_rows_are_distinct_runs() -> None:
     digests = {name: digest(row.config(0, 400)) for name, row in ROWS.items()}
     assert len(set(digests.values())) == len(ROWS)
     assert digests["all"] == digest(base(3, 400)) != digest(ROWS["all"].config(0, 300))
@@ -38,7 +38,7 @@ def test_every_row_is_another_run() -> None:
     assert all(name in answered for name in VARIANTS if name.split("-")[0] in ("k", "alpha", "depth"))
 
 
-def test_rows_of_a_seed_share_their_scenes_and_audio_encoder() -> None:
+def test_rows_of_a_seed_share_scenes_and_audio_encoder() -> None:
     for seed in (0, 1):
         of_rows = {(row.config(seed, 400).scene_seed, row.config(seed, 400).data) for row in ROWS.values()}
         assert of_rows == {(seed, pretraining(seed).data)}
@@ -49,7 +49,7 @@ def test_rows_of_a_seed_share_their_scenes_and_audio_encoder() -> None:
     assert shapes[0] == shapes[1] == shapes[2]
 
 
-def test_scores_are_those_of_the_network_itself() -> None:
+def test_scores_equal_those_of_the_network() -> None:
     model, batch = small_host("query").eval(), random_batch(2, frames=5)
     clips = []
     for index in range(2):
@@ -78,7 +78,7 @@ def a_run(row: str, seed: int, miou: float, steps: int = 400) -> dict[str, str]:
     return line | {"miou": f"{miou:.4f}", "config_hash": digest(ROWS[row].config(seed, steps))}
 
 
-def test_the_table_keeps_runs_apart_and_says_what_is_left(tmp_path: Path) -> None:
+def test_the_table_separates_runs_and_tells_pending_ones(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     args = argparse.Namespace(
         results=table, rows=["baseline", "all"], seeds=2, steps=400, out=tmp_path, device="cpu", clips=1
@@ -141,12 +141,12 @@ def test_a_wrong_option_is_refused_in_one_line(line, said, tmp_path, capsys) -> 
     assert code == 2 and said in err and "Traceback" not in err
 
 
-def test_runs_come_from_processes_and_from_this_one() -> None:
+def test_jobs_run_in_one_or_several_processes() -> None:
     for processes in (1, 2):
         assert sorted(finished([3, 1, 2], math.sqrt, processes)) == [(n, math.sqrt(n)) for n in (1, 2, 3)]
 
 
-def test_a_trained_encoder_gets_gradients_of_masks_and_contrasts_and_a_frozen_one_none() -> None:
+def test_only_a_trained_encoder_gets_gradients() -> None:
     frames = torch.randint(0, 255, (2, 2, 64, 64, 3), dtype=torch.uint8)
     batch = replace(random_batch(2, 2, kinds=2), pyramid=[], frames=frames)
     for name in ("all", "trained-all"):

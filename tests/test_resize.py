@@ -12,7 +12,7 @@ from icf_avs.media.images import resize_frames
 
 
 @pytest.mark.parametrize(("size", "side"), [((90, 160), 48), ((48, 48), 32), ((20, 31), 64), ((7, 5), 1)])
-def test_as_in_real_numbers_and_as_pillow(size: tuple[int, int], side: int) -> None:
+def test_resizing_equals_float_interpolation_and_pillow(size: tuple[int, int], side: int) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (2, *size, 3), generator=generator, dtype=torch.uint8)
     found = resize_frames(pictures, side)
@@ -23,6 +23,6 @@ def test_as_in_real_numbers_and_as_pillow(size: tuple[int, int], side: int) -> N
     assert np.abs(found[0].numpy().astype(int) - np.asarray(pillow)).max() <= 1
 
 
-def test_what_fits_is_left_alone() -> None:
+def test_frames_of_the_right_size_are_returned() -> None:
     pictures = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
     assert resize_frames(pictures, 32) is pictures

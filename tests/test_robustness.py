@@ -63,7 +63,7 @@ def changing(tiny):
     return root
 
 
-def test_a_model_that_ignores_the_audio_is_told_from_an_oracle(records):
+def test_a_deaf_model_is_distinguished_from_an_oracle(records):
     results = {deaf: evaluate_robustness(Listener(ClipSpec(), deaf=deaf), records) for deaf in (True, False)}
     verdicts = {deaf: judge(result.ious, result.frames, "s4") for deaf, result in results.items()}
     assert verdicts[True].label == "ignores the audio" and verdicts[True].ratio == pytest.approx(1)
@@ -93,7 +93,7 @@ def test_robustness_and_evaluation_agree(records):
             np.testing.assert_equal(scores[audio, ALL]["fpr"], expected["fpr"])
 
 
-def test_shifted_sound_is_scored_where_it_changes_what_sounds(changing):
+def test_shifted_audio_is_scored_where_sounding_objects_change(changing):
     records = read_set(changing, "test")
     moved = altered_audio(records[0].load(), records, 0, "shifted", 0)
     assert not moved[: 2 * 16_000].any() and moved[2 * 16_000 : 4 * 16_000].std() > 0.3
@@ -108,7 +108,7 @@ def test_shifted_sound_is_scored_where_it_changes_what_sounds(changing):
     assert deaf["shifted", CHANGED]["fpr"] == pytest.approx(40 / 224, abs=0.01)
 
 
-def test_the_seconds_of_a_set_tell_more_than_its_masks(changing):
+def test_shifted_audio_uses_the_activity_of_each_object(changing):
     header = "video_id,split,seed,index,sounding,onscreen,stamps\n"
     frames = {}
     for name, digits in (("constant", ("11111", "00000")), ("handing over", ("11000", "01111"))):
@@ -122,7 +122,7 @@ def test_the_seconds_of_a_set_tell_more_than_its_masks(changing):
     assert "a shift" in " ".join(frames["constant"])
 
 
-def test_a_blank_picture_keeps_the_sound(records):
+def test_condition_blank_keeps_the_audio(records):
     seen = []
 
     class Model(Listener):
@@ -155,7 +155,7 @@ def test_added_noise_has_its_signal_to_noise_ratio(records):
     assert not altered_audio(clip, records, 0, "snr-20db", 0).any()
 
 
-def test_frames_are_averaged_with_those_of_another_clip():
+def test_mixed_frames_are_averages_of_two_clips():
     ours, theirs = np.full((5, 2, 2, 3), 100, np.uint8), np.full((5, 2, 2, 3), 201, np.uint8)
     before: set[int] = set()
     for count in range(6):
@@ -169,7 +169,7 @@ def test_frames_are_averaged_with_those_of_another_clip():
         mix_frames(ours, theirs[:, :1], 1, np.random.default_rng(0))
 
 
-def test_noise_and_mixed_frames_keep_the_truth_of_the_clip(records):
+def test_noise_and_mixed_frames_keep_the_ground_truth(records):
     """The tone stays the loudest in noise; in a mixed frame the model mistakes the object for another."""
     scores = evaluate_robustness(Listener(ClipSpec()), records).scores
     drops = {condition: scores[condition, ALL]["drop_miou"] for condition in (*SNRS, *MIXED)}
@@ -191,7 +191,7 @@ def test_donors_come_from_another_super_category(tiny):
     assert all(scores["true", part]["clips"] == scores["offscreen", part]["clips"] for part in parts)
 
 
-def test_kinds_of_unknown_super_category_are_noted(tiny):
+def test_classes_of_unknown_super_category_are_noted(tiny):
     records = read_set(tiny.s4("test", ["dog", "kazoo", "hen"]), "test")
     assert {choose_donor(records, 1, seed) for seed in range(20)} == {(0, UNKNOWN), (2, UNKNOWN)}
     assert {choose_donor(records, 0, seed) for seed in range(20)} == {(1, UNKNOWN), (2, UNKNOWN)}
@@ -205,7 +205,7 @@ def test_kinds_of_unknown_super_category_are_noted(tiny):
     assert verdict.true == pytest.approx(result.scores["true", ALL]["miou"], abs=1e-12)
 
 
-def test_every_kind_has_its_super_category():
+def test_every_class_has_a_super_category():
     from icf_avs.evaluation.robustness import negative_audio as categories
 
     tables = []
@@ -246,7 +246,7 @@ def judged(true, negative, frames=1) -> Verdict:
     return judge({kind: frames * np.array(ious) for kind, ious in kinds.items()}, np.full(len(true), frames), "s4", 0)
 
 
-def test_the_boundary_lies_half_way():
+def test_the_boundary_is_a_ratio_of_one_half():
     alike = [0.8] * 7
     for left, label in (
         (0.41, "ignores the audio"),
@@ -260,7 +260,7 @@ def test_the_boundary_lies_half_way():
     assert blind.label == "undecided" and blind.segments_too_little and "too little to tell" in blind.sentence("m")
 
 
-def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
+def test_an_interval_across_the_boundary_is_undecided():
     true = [0.8] * 10
     mixed = judged(true, [0.8] * 6 + [0.0] * 4)  # a ratio of 0.6 from clips of ratio 1 and of ratio 0
     assert mixed.label == "undecided" and mixed.ratio == pytest.approx(0.6) and mixed.low < 0.5 < 0.6 < mixed.high
@@ -271,7 +271,7 @@ def test_an_interval_on_both_sides_of_the_boundary_does_not_decide():
     assert single.label == "undecided" and "no interval from a single clip" in single.sentence("m")
 
 
-def test_the_interval_is_that_of_draws_of_whole_clips():
+def test_the_interval_is_a_bootstrap_over_clips():
     rng = np.random.default_rng(3)
     true, negative = rng.random(30), rng.random(30) * 0.6
     ratios = []
@@ -284,13 +284,13 @@ def test_the_interval_is_that_of_draws_of_whole_clips():
     assert all(map(math.isnan, interval(np.zeros(3), np.zeros(3))))
 
 
-def test_clips_without_an_off_screen_sound_count_under_neither():
+def test_clips_without_off_screen_audio_are_left_out():
     ious = {"true": np.array([0.2, 4.0, 4.0]), "offscreen": np.array([np.nan, 1.0, 1.0]), "noise": np.zeros(3)}
     verdict = judge(ious, np.array([5, 5, 5]), "s4")
     assert (verdict.clips, verdict.true, verdict.negative, verdict.ratio) == (2, 0.8, 0.2, 0.25)
 
 
-def test_the_command_writes_a_table_and_says_what_it_found(tiny, tmp_path, capsys):
+def test_the_command_writes_a_table_and_prints_a_verdict(tiny, tmp_path, capsys):
     tiny.root = tmp_path / "data/Single-source"
     tiny.s4("test", S4_KINDS)
     tiny.root = tmp_path / "data/Multi-sources"

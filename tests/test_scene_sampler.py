@@ -39,7 +39,7 @@ def composition(scene: Scene) -> tuple[str, ...]:
     return tuple(sorted(placed.stem for placed in scene.stamps))
 
 
-def test_scenes_are_those_that_were_trained_on_and_scored(catalog: Catalog) -> None:
+def test_scenes_are_unchanged(catalog: Catalog) -> None:
     """Digests of each benchmark's scenes: other scenes would make old and new scores incomparable."""
     single, other = {"num_sources": (1.0,), "continuous": 1.0}, {"num_sources": (0.55, 0.45)}
     for split, first, style, digest in (
@@ -73,7 +73,7 @@ def test_every_photograph_has_one_split() -> None:
     assert sum(map(len, drawn)) == len(list_photographs()) and min(map(len, drawn)) >= 3
 
 
-def test_heldout_pictures_and_second_recordings_are_in_cross_only(catalog: Catalog, scenes) -> None:
+def test_heldout_stamps_and_second_recordings_are_in_cross_only(catalog: Catalog, scenes) -> None:
     heldout = {stem for kind in catalog.classes for stem in kind.heldout_stems}
     shown = {name: {stem for scene in some for stem in composition(scene)} for name, some in scenes.items()}
     for name in ("train", "hard", "val", "test"):
@@ -85,7 +85,7 @@ def test_heldout_pictures_and_second_recordings_are_in_cross_only(catalog: Catal
         assert kind is None or placed.stem in heldout or not kind.heldout_stems
 
 
-def test_casts(scenes: dict[str, list[Scene]]) -> None:
+def test_number_and_classes_of_objects(scenes: dict[str, list[Scene]]) -> None:
     for name, planned in scenes.items():
         for scene in planned:
             kinds = [placed.class_name for placed in scene.stamps if placed.class_name]
@@ -98,14 +98,14 @@ def test_casts(scenes: dict[str, list[Scene]]) -> None:
     assert np.mean([bool(placed.spans) for placed in largest]) < 0.68
 
 
-def test_what_could_sound_stays_visible(scenes: dict[str, list[Scene]]) -> None:
+def test_objects_that_could_sound_stay_visible(scenes: dict[str, list[Scene]]) -> None:
     for scene in scenes["train"][:15] + scenes["test"][:15]:
         shares = visible_shares(scene, [t + 0.5 for t in range(5)])
         assert shares[:, [bool(placed.class_name) for placed in scene.stamps]].min() >= 0.4
         assert shares.max() < 1.25  # at most 1, but for rounding at a low resolution
 
 
-def test_two_of_a_kind_have_one_voice(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+def test_two_objects_of_a_class_share_one_track(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
     pairs = [
         (scene, one, other)
         for scene in scenes["hard"]
@@ -123,7 +123,7 @@ def test_two_of_a_kind_have_one_voice(scenes: dict[str, list[Scene]], bank: Soun
     assert 0 < sum(bool(scene.stamps[one].spans) for scene, one, _ in pairs) < len(pairs)
 
 
-def test_activity_is_the_plan_but_measured(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
+def test_measured_activity_matches_the_plan(scenes: dict[str, list[Scene]], bank: SoundBank) -> None:
     counts: Counter[bool] = Counter()
     changing = 0
     for scene in scenes["test"]:
@@ -198,7 +198,7 @@ def test_two_batches_become_one() -> None:
     assert len(whole.pyramid) == len(one.pyramid) > 1 and concat_batches([one]) is one
 
 
-def test_programmers_mistakes(catalog: Catalog) -> None:
+def test_invalid_arguments(catalog: Catalog) -> None:
     for wrong in ({"split": "dev"}, {"split": "val", "seconds": 0}, {"split": "val", "seconds": 1.5}):
         with pytest.raises(ValueError, match="is"):
             sample_scene(catalog, index=0, **wrong)

@@ -61,7 +61,7 @@ def clip(tmp_path_factory):
     return make_clip(tmp_path_factory.mktemp("clip") / "square.mp4", seconds=5, sound=click(5, at=2.5))
 
 
-def test_pictures_and_windows_are_those_of_the_clip_specification(clip):
+def test_frames_and_windows_follow_the_clip_specification(clip):
     model = RedWhenLoud(frames=2)
     result = segment_video(model, clip)
     assert [len(frames) for frames, _ in model.calls] == [2, 2, 1]
@@ -105,7 +105,7 @@ def short(tmp_path_factory):
 
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("weight", [0.9, 0.15, 0.1, 0.05, 1e-4, 0.0])
-def test_what_drove_a_mask_is_told_everywhere(tmp_path, short, weight, marked):
+def test_the_tag_of_a_mask_is_in_every_output(tmp_path, short, weight, marked):
     """In JSON, terminal, web page and subtitles, however faint the tag; "nothing" means no mask and no tag."""
 
     class Model(RedWhenLoud):
@@ -126,7 +126,7 @@ def test_what_drove_a_mask_is_told_everywhere(tmp_path, short, weight, marked):
     )
 
 
-def test_a_mask_of_a_model_without_names_is_no_nothing(tmp_path, clip):
+def test_a_mask_without_class_names_is_a_sound_without_a_name(tmp_path, clip):
     class Nameless(RedWhenLoud):
         classes = ()
 
@@ -139,7 +139,7 @@ def test_a_mask_of_a_model_without_names_is_no_nothing(tmp_path, clip):
     assert "a sound without a name" in timeline(frames)
 
 
-def test_the_page_leaves_no_word_out_that_drove_a_mask():
+def test_the_page_shows_every_tag_of_a_mask():
     def frame(index, area, *heard):
         return FrameMask(index, index, index + 1, index, area, 0.9, heard, {"size": [2, 2], "counts": ""})
 
@@ -150,7 +150,7 @@ def test_the_page_leaves_no_word_out_that_drove_a_mask():
 
 
 @pytest.mark.parametrize("fps", [0.4, 4.0])
-def test_other_rates_keep_time(clip, fps):
+def test_other_mask_rates_keep_time(clip, fps):
     model = RedWhenLoud(frames=3)
     frames = [frame for frame, _ in stream_masks(model, probe(clip), fps=fps)]
     assert len(frames) == math.ceil(5 * fps)
@@ -178,7 +178,7 @@ def test_unusable_settings(clip, setting):
         segment_video(RedWhenLoud(), clip, **setting)
 
 
-def test_results_on_disk_agree_with_each_other(clip, tmp_path):
+def test_result_files_are_consistent(clip, tmp_path):
     told = []
     result = segment_video(
         RedWhenLoud(), clip, tmp_path / "out", progress=lambda done, total: told.append(done / total), checkpoint="tiny"
@@ -207,7 +207,7 @@ def test_results_on_disk_agree_with_each_other(clip, tmp_path):
     assert document["frames"][2]["heard"][0] == {"word": "square", "probability": 0.9}
 
 
-def test_overlay_shows_each_mask_in_its_interval_and_has_the_sound(clip, tmp_path):
+def test_the_overlay_shows_each_mask_in_its_interval_and_has_audio(clip, tmp_path):
     folder = segment_video(RedWhenLoud(), clip, tmp_path).folder
     info, source = probe(folder / "overlay.mp4"), probe(clip)
     assert info.audio_codec == "aac"
@@ -225,7 +225,7 @@ def test_overlay_shows_each_mask_in_its_interval_and_has_the_sound(clip, tmp_pat
     assert np.abs(wave).argmax() / 16_000 == pytest.approx(2.5, abs=0.02)
 
 
-def test_two_videos_of_one_name_and_folders_of_others(tmp_path, clip):
+def test_videos_of_one_name_and_foreign_folders(tmp_path, clip):
     out = tmp_path / "out"
     (out / "square_2").mkdir(parents=True)
     (out / "square_2" / "mine.txt").write_text("keep")
@@ -236,7 +236,7 @@ def test_two_videos_of_one_name_and_folders_of_others(tmp_path, clip):
     assert (out / "square_2" / "mine.txt").read_text() == "keep"
 
 
-def test_a_result_is_replaced_by_the_same_video_and_by_no_other(tmp_path, clip):
+def test_a_result_is_replaced_only_by_the_same_video(tmp_path, clip):
     """Videos of one name are told apart by content, and recognized by path or content; the folder records both."""
     one, two = tmp_path / "one" / "x.mp4", tmp_path / "two" / "x.mp4"
     for path in (one, two):
@@ -265,7 +265,7 @@ def test_a_result_is_replaced_by_the_same_video_and_by_no_other(tmp_path, clip):
     assert segmented(tmp_path / "moved" / "x.mp4") == "x_4"
 
 
-def test_processes_that_write_videos_of_one_name_at_once_lose_none(tmp_path, clip):
+def test_concurrent_videos_of_one_name_get_separate_folders(tmp_path, clip):
     """The second starts and ends while the first is still running."""
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -284,7 +284,7 @@ def test_processes_that_write_videos_of_one_name_at_once_lose_none(tmp_path, cli
 
 
 @pytest.mark.parametrize("name", ["2024-05-01T10:30", "take:2", "pipe:1", "-", "-y", "100%d", "a|b", "concat:a"])
-def test_names_that_ffmpeg_would_not_take_for_a_file(tmp_path, clip, monkeypatch, name):
+def test_names_that_ffmpeg_would_misinterpret(tmp_path, clip, monkeypatch, name):
     """Relative paths of the output folder and of the video."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(clip, f"{name}.mp4")
@@ -309,7 +309,7 @@ def test_an_earlier_result_survives_a_failure(tmp_path, clip):
     assert os.listdir(tmp_path) == ["square"]
 
 
-def test_nothing_is_left_of_a_video_that_breaks(tmp_path):
+def test_a_damaged_video_leaves_no_files(tmp_path):
     """A few damaged packets are skipped (test_awkward_media.py); here two thirds of the frames are damaged."""
     path = make_clip(tmp_path / "broken.mkv", seconds=3, sound=tone(3))
     with av.open(str(path)) as container:
@@ -324,7 +324,7 @@ def test_nothing_is_left_of_a_video_that_breaks(tmp_path):
     assert os.listdir(tmp_path) == ["broken.mkv"]
 
 
-def test_places_that_cannot_be_written(tmp_path, clip):
+def test_unwritable_output_folders(tmp_path, clip):
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(UserError, match="is a file"):
@@ -341,7 +341,7 @@ def test_places_that_cannot_be_written(tmp_path, clip):
 
 
 @pytest.mark.parametrize("limit", [300, 2_000, 20_000])
-def test_a_full_disk_leaves_nothing(tmp_path, clip, limit):
+def test_a_full_disk_leaves_no_files(tmp_path, clip, limit):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # as on a full disk, writes fail from some byte on
     try:
@@ -352,7 +352,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, clip, limit):
     assert os.listdir(tmp_path) == []
 
 
-def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
+def test_the_command_continues_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
     monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(RedWhenLoud(), "tiny"))
     with pytest.raises(UserError, match="1 of 3"):
         segment_command([clip, tmp_path / "none.mp4", clip], tmp_path / "out", None, 1.0, 0.5)
@@ -362,13 +362,13 @@ def test_command_goes_on_after_a_bad_video(tmp_path, clip, capsys, monkeypatch):
     assert sorted(os.listdir(tmp_path / "out")) == ["square", "square_2"]
 
 
-def test_a_missing_video_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
+def test_a_missing_video_is_reported_before_the_model_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the model is loaded"))
     with pytest.raises(UserError, match=r"none\.mp4: no such file"):
         segment_command([tmp_path / "none.mp4"], tmp_path / "out", None, 1.0, 0.5)
 
 
-def test_a_folder_or_a_pattern_stands_for_its_videos(tmp_path):
+def test_folders_and_patterns_expand_to_videos(tmp_path):
     for name in ("b.MP4", "a.mkv", "._a.mkv", "notes.txt", "[1].mp4"):
         (tmp_path / name).touch()
     a, b, one = (tmp_path / name for name in ("a.mkv", "b.MP4", "[1].mp4"))
@@ -380,7 +380,7 @@ def test_a_folder_or_a_pattern_stands_for_its_videos(tmp_path):
             find_videos([tmp_path / none])
 
 
-def test_sound_that_outlasts_the_pictures(tmp_path):
+def test_audio_longer_than_the_video_stream(tmp_path):
     """The last frame is shown and segmented until the audio ends."""
     path = make_clip(tmp_path / "a.mp4", seconds=1, sound=tone(2))
     with av.open(str(path), "r") as container:

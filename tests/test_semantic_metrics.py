@@ -64,7 +64,7 @@ def test_equals_oracle(case):
 
 @settings(max_examples=20, deadline=None)
 @given(case=labels(), seed=st.integers(0, 99))
-def test_frames_may_come_in_any_order_and_portions(case, seed):
+def test_order_and_grouping_of_frames_do_not_matter(case, seed):
     prediction, truth, classes = case
     metric = SemanticMetric(classes)
     for i in np.random.default_rng(seed).permutation(len(truth)):
@@ -74,7 +74,7 @@ def test_frames_may_come_in_any_order_and_portions(case, seed):
 
 @settings(max_examples=20, deadline=None)
 @given(case=labels())
-def test_a_perfect_answer_scores_one_where_the_reference_cannot(case):
+def test_a_perfect_prediction_scores_one_except_in_reference(case):
     _, truth, classes = case
     scores = score(truth, truth, classes)
     assert scores["miou_strict"] == scores["f_strict"] == pytest.approx(1)
@@ -107,7 +107,7 @@ def test_a_false_class_counts_in_its_frame():
     assert right_once["miou_nobg"] == pytest.approx(1 / 2)
 
 
-def test_without_background_drops_class_70_in_reference_and_class_0_rightly():
+def test_reference_nobg_drops_class_70_and_nobg_class_0():
     truth = np.zeros((1, 2, 2), int)
     truth[0, 0] = 70
     scores = score(truth, truth)  # background and class 70 are correct, the other 69 are absent
@@ -121,7 +121,7 @@ def test_without_background_drops_class_70_in_reference_and_class_0_rightly():
     assert only_the_last["miou_nobg"] == pytest.approx(0.5 / 70)
 
 
-def test_never_seen_classes_bound_the_reference_from_above():
+def test_absent_classes_bound_the_reference_from_above():
     truth = np.arange(67).reshape(1, 1, 67)  # as in the test split, where four classes never occur
     scores = score(truth, truth)
     assert scores["miou"] == pytest.approx(67 / 71)  # an upper bound of 94.4 %
@@ -143,7 +143,7 @@ def test_padding_is_not_scored():
         metric.compute()
 
 
-def test_logits_count_by_their_softmax():
+def test_logits_are_compared_after_softmax():
     truth = torch.zeros(1, 1, 1, dtype=torch.long)
     near = torch.tensor([0.1, 0.1, 0.0])
     near[1] = torch.nextafter(near[1], torch.tensor(1.0))  # the largest logit, but equal to the first after softmax
@@ -165,7 +165,7 @@ def test_reference_sums_round_as_float32():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_mistakes():
+def test_invalid_arguments():
     metric = SemanticMetric(5)
     ids = torch.zeros(1, 2, 2, dtype=torch.uint8)
     with pytest.raises(ValueError, match="no frames"):

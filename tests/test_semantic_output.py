@@ -82,7 +82,7 @@ def enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @given(st.integers(0, 2**31), st.integers(1, 30), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.floats(0, 8))
 @settings(deadline=None, max_examples=60)
-def test_ids_are_those_of_comparing_all_enlarged_maps(seed, classes, small, background):
+def test_class_ids_are_the_argmax_of_upsampled_logits(seed, classes, small, background):
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((classes + 1, *small)) + np.r_[background, rng.uniform(0, 8, classes)][:, None, None]
     size = tuple(rng.integers(1, 40, 2).tolist())
@@ -98,12 +98,12 @@ def test_ids_are_those_of_comparing_all_enlarged_maps(seed, classes, small, back
     np.testing.assert_allclose(reached[mask], values[1:].max(0)[mask], atol=1e-4)
 
 
-def test_a_class_that_is_highest_only_between_the_given_points_is_found():
+def test_a_class_highest_only_between_grid_points_is_found():
     logits = torch.tensor([[[0.6, 0.6]], [[1.0, 0.0]], [[0.0, 1.0]]])
     assert class_labels(logits, (1, 9)).unique().tolist() == [0, 1, 2]
 
 
-def test_more_classes_than_a_byte_holds_are_refused():
+def test_more_than_255_classes_are_refused():
     with pytest.raises(ValueError, match="at most 255"):
         class_labels(torch.zeros(257, 2, 2), (2, 2))
     assert class_labels(torch.arange(256.0)[:, None, None], (1, 1)).item() == 255
@@ -141,7 +141,7 @@ def test_predict_fills_classes_only_with_a_class_head(implicit_text):
     assert found.words == without.words and found.heard.shape == without.heard.shape
 
 
-def test_a_video_through_a_real_model(clip):
+def test_class_masks_of_a_real_model(clip):
     predictor = icf(True)
     predictor.model.offset.fill_(3.0)  # random weights give few positive pixels
     result = segment_video(predictor, clip, semantic=True)
@@ -184,7 +184,7 @@ def test_class_ids_and_files_agree(found):
     assert set(np.unique(left)) == {0, 1} and set(np.unique(right)) == {0, 3}
 
 
-def test_without_classes_there_are_no_files_colours_and_legend_of_them(clip, tmp_path, found):
+def test_without_semantic_there_are_no_class_files_and_legend(clip, tmp_path, found):
     plain = segment_video(TwoThings(), clip, tmp_path, checkpoint="two")
     assert sorted(os.listdir(plain.folder)) == ["masks", "overlay.mp4", "segmentation.json", "sheet.png"]
     document = json.loads((plain.folder / "segmentation.json").read_text())
@@ -251,7 +251,7 @@ def test_colours_are_those_of_avss_and_pascal_voc():
 # drawing ------------------------------------------------------------------------------------------------------------
 
 
-def test_each_class_is_drawn_as_if_alone():
+def test_each_class_is_drawn_independently():
     rng = np.random.default_rng(0)
     ids = np.asarray(Image.fromarray(rng.integers(0, 4, (5, 7), np.uint8)).resize((70, 50), Image.Resampling.NEAREST))
     colours = class_colours(4)
@@ -276,7 +276,7 @@ def test_any_size_can_be_drawn_on(height, width, seed):
     ClassOverlay(ids, ("background", *CLASSES)).draw_yuv420(y, u, v)
 
 
-def test_legend_stays_within_its_room_and_counts_what_it_leaves_out():
+def test_the_legend_fits_and_counts_omitted_classes():
     names = ("background", *(f"a rather long name {i}" for i in range(70)))
     every = range(1, 71), names
     for width, height in ((100, 40), (400, 60), (300, 1), (5, 5), (2000, 2000)):
@@ -297,7 +297,7 @@ def test_legend_stays_within_its_room_and_counts_what_it_leaves_out():
     assert (places == np.asarray(told.convert("L"))).all(axis=(2, 3)).any()
 
 
-def test_legend_on_a_video_picture_has_its_colours():
+def test_the_legend_has_the_class_colours_in_a_video_frame():
     ids = np.zeros((240, 320), np.uint8)
     ids[200:230, 10:300], ids[150:160, 10:50] = 3, 1
     y, u, v = np.full((240, 320), 90, np.uint8), np.full((120, 160), 128, np.uint8), np.full((120, 160), 128, np.uint8)

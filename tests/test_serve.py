@@ -106,7 +106,7 @@ def ask(site, method, path, body=None, headers=None):
 
 
 @pytest.mark.parametrize(("rate", "layout", "channels"), [(16_000, None, 1), (44_100, "stereo", 2)])
-def test_other_sounds_last_as_long_as_the_video(scene, quiet, rate, layout, channels):
+def test_replaced_audio_is_as_long_as_the_video(scene, quiet, rate, layout, channels):
     long, short = probe(scene), probe(quiet)
     sounds = [(5, silence(long)), (5, noise(long)), (5, of_clip(long, short)), (2, of_clip(short, long))]
     for seconds, sound in sounds:
@@ -126,7 +126,7 @@ def test_noise_is_as_loud_as_the_video_and_silence_is_silent(scene):
     assert not AudioWindows(info, sound=silence(info)).read(0, 80_000).any()
 
 
-def test_a_shorter_clip_is_heard_again_and_again(scene, quiet):
+def test_a_shorter_clip_is_looped(scene, quiet):
     wave = AudioWindows(probe(quiet)).read(0, 32_000)
     given = AudioWindows(probe(scene), sound=of_clip(probe(scene), probe(quiet))).read(0, 80_000)
     np.testing.assert_allclose(given[:30_000], wave[:30_000], atol=1e-6)
@@ -136,7 +136,7 @@ def test_a_shorter_clip_is_heard_again_and_again(scene, quiet):
 # Results
 
 
-def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
+def test_results_with_original_audio(segmenter, scene, tmp_path):
     told = []
     found = run_inference(segmenter, scene, tmp_path, LIMITS, progress=lambda done, total: told.append(done / total))
     assert found.summary == "Segmented in 3 of 5 seconds. Tags: fire-truck."
@@ -153,7 +153,7 @@ def test_answer_with_its_own_sound(segmenter, scene, tmp_path):
     assert all(path.is_relative_to(tmp_path) for path in (found.overlay, found.masks, found.document))
 
 
-def test_the_model_listens(segmenter, scene, quiet, tmp_path):
+def test_results_with_replaced_audio(segmenter, scene, quiet, tmp_path):
     assert "Segmented in 0 of 5" in run_inference(segmenter, scene, tmp_path, LIMITS, "muted").summary
     noise = json.loads(run_inference(segmenter, scene, tmp_path, LIMITS, "noise").document.read_text(encoding="utf-8"))
     areas = [frame["area"] for frame in noise["frames"]]
@@ -167,7 +167,7 @@ def test_the_model_listens(segmenter, scene, quiet, tmp_path):
     assert np.abs(AudioWindows(probe(muted.overlay)).read(0, 80_000)).max() < 1e-4
 
 
-def test_a_sound_that_is_given_changes_nothing_else(segmenter, scene):
+def test_replacing_audio_by_itself_changes_nothing(segmenter, scene):
     """The video's own audio, passed as a replacement, gives the same masks."""
     info = probe(scene)
     own = segment_video(segmenter.predictor, scene)
@@ -175,7 +175,7 @@ def test_a_sound_that_is_given_changes_nothing_else(segmenter, scene):
     assert [frame.run_lengths for frame in own.frames] == [frame.run_lengths for frame in given.frames]
 
 
-def test_what_is_refused_is_said_in_a_line(segmenter, scene, quiet, text, tmp_path):
+def test_refused_videos_give_a_one_line_error(segmenter, scene, quiet, text, tmp_path):
     soundless = make_clip(tmp_path / "soundless.mp4", seconds=1)
     store = tmp_path / "store"
     store.mkdir()
@@ -197,7 +197,7 @@ def test_what_is_refused_is_said_in_a_line(segmenter, scene, quiet, text, tmp_pa
     assert os.listdir(store) == []
 
 
-def test_timeline_escapes_words_and_takes_the_likeliest():
+def test_the_timeline_escapes_words_and_shows_the_most_probable():
     def frame(index, heard, area):
         return FrameMask(
             index, float(index), index + 1.0, index + 0.5, area, 0.9, heard, {"size": [2, 2], "counts": ""}
@@ -250,7 +250,7 @@ def test_the_example_and_the_settings(client, site):
     assert Path(video["path"]).exists()
 
 
-def test_with_a_sound_tagger_the_page_lists_the_words(site, segmenter, tmp_path):
+def test_with_a_tagger_the_page_lists_the_words(site, segmenter, tmp_path):
     from icf_avs.serve.page import build_page
 
     config = replace(segmenter.model.config, evidence=EvidenceConfig())
@@ -264,7 +264,7 @@ def test_with_a_sound_tagger_the_page_lists_the_words(site, segmenter, tmp_path)
     assert "thunder" not in lists[1][0], "nothing visible makes it"
 
 
-def test_videos_of_several_visitors_one_at_a_time(site, scene, text, monkeypatch):
+def test_videos_of_several_users_are_processed_one_at_a_time(site, scene, text, monkeypatch):
     working, most = 0, 0
 
     def counted(*args, **options):
@@ -291,7 +291,7 @@ def test_videos_of_several_visitors_one_at_a_time(site, scene, text, monkeypatch
     assert most == 1
 
 
-def test_messages_hold_no_folder_no_traceback_and_no_markup(client, site, text, scene, monkeypatch):
+def test_error_messages_hold_no_path_traceback_or_markup(client, site, text, scene, monkeypatch):
     with pytest.raises(AppError) as error:
         client.predict(handle_file(text), api_name="/listen")
     line = str(error.value)
@@ -325,7 +325,7 @@ def test_a_large_upload_is_refused(site):
     assert status == 411
 
 
-def test_a_visitor_who_leaves_while_uploading_leaves_no_traceback(site, caplog):
+def test_an_aborted_upload_logs_no_traceback(site, caplog):
     address = urllib.parse.urlparse(site[0])
     with socket.create_connection((address.hostname, address.port), timeout=20) as visitor:
         visitor.sendall(
@@ -340,7 +340,7 @@ def test_a_visitor_who_leaves_while_uploading_leaves_no_traceback(site, caplog):
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_a_full_folder_takes_no_more(site):
+def test_uploads_to_a_full_folder_are_refused(site):
     hog = site[1] / "hog"
     with hog.open("wb") as file:
         file.truncate(LIMITS.stored_bytes)
@@ -394,12 +394,12 @@ def test_no_file_outside_its_folder_is_served(site, secret):
      "/monitoring", "/gradio_api/runs", "/gradio_api/openapi.json", "/docs", "/openapi.json", "/gradio_api/mcp/",
      "/gradio_api/deep_link", "/gradio_api/vibe-code/", "/gradio_api/process_recording"],
 )  # fmt: skip
-def test_the_server_fetches_nothing_and_has_no_back_rooms(site, path):
+def test_the_server_fetches_no_url_and_has_no_hidden_routes(site, path):
     for method in ("GET", "POST"):
         assert ask(site, method, path, b"{}" if method == "POST" else None)[0] == 404
 
 
-def test_no_call_names_a_file_that_was_not_uploaded(site, secret):
+def test_calls_accept_only_uploaded_files(site, secret):
     for path in (str(secret), f"{site[1]}/../{secret}", "http://127.0.0.1:9/x.mp4", "secret.txt", 5, ["x"]):
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         body = json.dumps({"data": [file], "fn_index": 2, "session_hash": "a"}).encode()
@@ -410,7 +410,7 @@ def test_no_call_names_a_file_that_was_not_uploaded(site, secret):
     assert ask(site, "POST", "/gradio_api/queue/join", b" " * 1_100_000)[0] == 400
 
 
-def test_nobody_passes_the_queue(site, scene):
+def test_the_queue_cannot_be_bypassed(site, scene):
     own = site[1] / "own"
     own.mkdir(exist_ok=True)
     shutil.copy(scene, own)
@@ -424,7 +424,7 @@ def test_nobody_passes_the_queue(site, scene):
         assert status >= 400 and b"Segmented" not in answered
 
 
-def test_the_page_names_no_other_host(site):
+def test_the_page_refers_to_no_other_host(site):
     status, page, headers = ask(site, "GET", "/")
     assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
     config = json.loads(ask(site, "GET", "/config")[1])
@@ -432,7 +432,7 @@ def test_the_page_names_no_other_host(site):
     assert b"fonts.googleapis" not in page and b"fonts.googleapis" not in ask(site, "GET", "/theme.css")[1]
 
 
-def test_it_listens_to_this_machine_alone(site):
+def test_the_server_is_reachable_from_this_machine_only(site):
     assert urllib.parse.urlparse(site[0]).hostname == "127.0.0.1"
     for name in {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}:
         if not name.startswith("127."):
@@ -440,7 +440,7 @@ def test_it_listens_to_this_machine_alone(site):
                 socket.create_connection((name, urllib.parse.urlparse(site[0]).port), timeout=2)
 
 
-def test_old_files_go(tmp_path):
+def test_old_files_are_deleted(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "video.mp4").write_bytes(b"x")
@@ -455,7 +455,7 @@ def test_old_files_go(tmp_path):
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "icf: interrupted\n"), (signal.SIGTERM, 0, "")]
 )
-def test_ended_while_it_works_it_leaves_nothing(scene, tmp_path, number, code, line):
+def test_a_terminated_server_leaves_no_files(scene, tmp_path, number, code, line):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -489,7 +489,7 @@ def test_ended_while_it_works_it_leaves_nothing(scene, tmp_path, number, code, l
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host", "192.0.2.1"])
-def test_an_address_that_is_not_to_be_had_is_one_line(site, host, capfd):
+def test_an_unavailable_address_gives_a_one_line_error(site, host, capfd):
     """A taken port, and addresses of other machines: no additional error from the web server."""
     port = urllib.parse.urlparse(site[0]).port
     assert cli.main(["serve", "--host", host, "--port", str(port), "--checkpoint", "stamps"]) == 2
@@ -541,7 +541,7 @@ def test_in_a_browser(site, scene, text, tmp_path):
 
         page.get_by_label("White noise").check()  # the switch
         page.wait_for_function(done, arg=["changed", "White noise. Segmented in"])
-        assert re.search("in [01] of 5", page.inner_text("#changed-summary")), "a speck, as in test_the_model_listens"
+        assert re.search("in [01] of 5", page.inner_text("#changed-summary")), "as in test_results_with_replaced_audio"
         page.get_by_label("Muted").check()
         page.wait_for_function(done, arg=["changed", "Muted. Segmented in 0 of 5"])
         page.get_by_label("Another clip's sound").check()

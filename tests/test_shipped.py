@@ -35,7 +35,7 @@ def model():
     return icf_avs.load("stamps").predictor
 
 
-def test_they_fit_the_size_limit_and_say_how_they_were_made():
+def test_checkpoints_are_small_and_record_their_recipe():
     assert CHECKPOINTS
     assert sum(path.stat().st_size for path in CHECKPOINTS) < 20e6
     for path in CHECKPOINTS:
@@ -43,7 +43,7 @@ def test_they_fit_the_size_limit_and_say_how_they_were_made():
         assert recipe["command"].startswith("icf train") and recipe["licence"] and "seed" in recipe["config"]
 
 
-def test_it_listens(model, records):
+def test_stamps_uses_the_audio(model, records):
     """On ten unseen scenes, a model that ignores audio could not reach both scores."""
     heard, offscreen = (evaluate(model, records, audio)["strict"] for audio in ("true", "offscreen"))
     assert heard["miou"] > 0.5

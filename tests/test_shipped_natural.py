@@ -38,7 +38,7 @@ def scene(tmp_path_factory, catalog):
     return video, write_scene(video, ClipSpec()).masks > 0
 
 
-def test_it_finds_a_thing_while_it_sounds(segmenter, scene):
+def test_an_object_is_segmented_while_it_sounds(segmenter, scene):
     video, truth = scene
     result = segmenter.segment(video)
     assert dict(result.heard[1])["fire truck"] > 0.2
@@ -48,12 +48,12 @@ def test_it_finds_a_thing_while_it_sounds(segmenter, scene):
     assert np.all(result.areas[3:] < 0.01)
 
 
-def test_other_words_leave_it_unmarked(segmenter, scene):
+def test_other_words_leave_it_unsegmented(segmenter, scene):
     assert np.all(segmenter.segment(scene[0], words="dog, violin").areas < 0.01)
     assert segmenter.segment(scene[0], words="fire engine").areas[1] > 0.02
 
 
-def test_the_page_takes_words_and_says_what_stands_for_them(segmenter, scene, tmp_path):
+def test_the_page_shows_the_tags_of_words(segmenter, scene, tmp_path):
     found = [
         run_inference(segmenter, scene[0], tmp_path, Limits(), words=words) for words in ("Siren; thunder", "dogs")
     ]
@@ -72,7 +72,7 @@ def test_the_page_takes_words_and_says_what_stands_for_them(segmenter, scene, tm
         ("vehicles/masstransit/green_korean_bus", "bus", "sheep"),
     ],
 )
-def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
+def test_a_photograph_is_segmented_for_its_word_only(segmenter, stem, said, not_said):
     """Cut-out photographs on plain green."""
     predictor, side = segmenter.predictor, 448
     model = predictor.model
@@ -96,7 +96,7 @@ def test_a_photograph_answers_to_its_own_word(segmenter, stem, said, not_said):
     assert other.float().mean() < 0.02
 
 
-def test_its_graphs_are_the_model(segmenter):
+def test_exported_graphs_equal_the_model(segmenter):
     """On random audio with silent windows and on noise frames."""
     model, predictor = segmenter.model, segmenter.predictor
     hears, masks = graphs_of(model)
@@ -114,7 +114,7 @@ def test_its_graphs_are_the_model(segmenter):
 
 
 @pytest.mark.full
-def test_its_files_segment_without_the_package(segmenter, scene, tmp_path):
+def test_exported_files_segment_without_the_package(segmenter, scene, tmp_path):
     assert main(["export", "natural", "--out", str(tmp_path)]) == 0
     assert "natural-tags.onnx" in (tmp_path / "README.md").read_text()
     example = Path(__file__).parents[1] / "examples" / "onnx_segment.py"

@@ -54,7 +54,7 @@ def longest_pause(sounding: np.ndarray) -> int:
     return np.diff(np.flatnonzero(np.concatenate(([True], sounding, [True])))).max()
 
 
-def test_what_is_decoded(tmp_path: Path) -> None:
+def test_read_audio_decodes_and_resamples(tmp_path: Path) -> None:
     left = np.round(16_000 * np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)).astype(np.int16)
     write_wav(tmp_path / "stereo.wav", np.stack([left, left], axis=1), 44_100, 2)
     wave, rate = read_audio(tmp_path / "stereo.wav", RATE)
@@ -83,7 +83,7 @@ def test_resample_changes_pitch_and_length(speed: float) -> None:
     assert np.std(fast) == pytest.approx(2**-0.5, rel=0.02)
 
 
-def test_recordings_and_loops_sound_all_the_time(catalog: Catalog, bank: SoundBank) -> None:
+def test_recordings_and_loops_have_no_long_pause(catalog: Catalog, bank: SoundBank) -> None:
     for kind in catalog.classes:
         for reference in bank.references(kind.name):
             wave = bank.speed_variant(reference, 4)
@@ -117,7 +117,7 @@ def test_noise_has_its_colour(kind: str) -> None:
     assert np.sqrt(np.mean(np.square(wave))) == pytest.approx(1, rel=1e-3)
 
 
-def test_colouring_keeps_length_and_is_gentle() -> None:
+def test_tilt_and_reverb_keep_length_and_level() -> None:
     dry = tone(1000, 1.0)
     for seed in range(5):
         wet = tilt_and_reverb(dry, np.random.default_rng(seed), reverb=bool(seed % 2))
@@ -126,7 +126,7 @@ def test_colouring_keeps_length_and_is_gentle() -> None:
 
 
 @pytest.mark.parametrize("tempo", TEMPI)
-def test_a_tempo_changes_the_length_and_not_the_pitch(tempo: float) -> None:
+def test_time_stretch_changes_length_and_not_pitch(tempo: float) -> None:
     played = time_stretch(tone(700, 1.0), tempo)
     middle = played[RATE // 10 : -RATE // 10]
     assert len(played) == pytest.approx(RATE / tempo, abs=320) and loudest_hertz(middle) == pytest.approx(700, abs=8)
@@ -139,7 +139,7 @@ def test_a_tempo_changes_the_length_and_not_the_pitch(tempo: float) -> None:
 
 
 @pytest.mark.parametrize("octaves", [-0.6, 0.0, 0.6])
-def test_a_pitch_is_bent(octaves: float) -> None:
+def test_speed_perturb_changes_the_pitch(octaves: float) -> None:
     rng = np.random.default_rng(0)
     source = tone(800, 2.0)
     played = speed_perturb(source[: source_length(RATE, octaves, 0.0)], RATE, octaves, 0.0, rng)
@@ -150,7 +150,7 @@ def test_a_pitch_is_bent(octaves: float) -> None:
     assert 800 * 2**octaves * 0.02 < np.ptp(pitches) < 800 * 2**octaves * 0.35
 
 
-def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
+def test_the_microphone_filters_tracks_and_noise() -> None:
     """With a telephone band-pass, neither a track nor the noise has power outside the band."""
     style = replace(VARIED, reverb_prob=1.0)
     mic = np.where((FREQUENCY_KNOTS > 400) & (FREQUENCY_KNOTS < 3000), 1.0, 1e-4)
@@ -165,7 +165,7 @@ def test_one_microphone_hears_all_tracks_and_the_noise() -> None:
     assert np.std(ambient_noise(RATE, mic, 32_768, VARIED, rng)) == pytest.approx(1, rel=1e-3)
 
 
-def test_a_room_goes_on_after_the_sound() -> None:
+def test_reverberation_outlasts_the_sound() -> None:
     burst = np.zeros(RATE, np.float32)
     burst[:800] = tone(1000, 0.05)
     tails = []
@@ -176,7 +176,7 @@ def test_a_room_goes_on_after_the_sound() -> None:
     assert tails[0] < 1e-3 < 10 * tails[0] + 1e-3 < tails[1]
 
 
-def test_a_codec_keeps_what_is_loud_and_drops_what_is_weak() -> None:
+def test_a_codec_drops_weak_components() -> None:
     wave = tone(1000, 1.0) + 0.02 * tone(1150, 1.0)
     for step in (1e-3, 1.0):
         out = lossy_codec(wave, step)
@@ -188,7 +188,7 @@ def test_a_codec_keeps_what_is_loud_and_drops_what_is_weak() -> None:
     assert not lossy_codec(np.zeros(1_000, np.float32), 1.0).any()
 
 
-def test_a_device_clips_and_drops_pieces() -> None:
+def test_degrade_clips_and_drops_pieces() -> None:
     wave = tone(300, 1.0)
     clipped, broken = (
         degrade(wave, AudioAugmentConfig(clip_prob=clip, codec_prob=0, dropout_prob=1 - clip), np.random.default_rng(0))
@@ -200,7 +200,7 @@ def test_a_device_clips_and_drops_pieces() -> None:
     np.testing.assert_array_equal(wave, tone(300, 1.0))  # the input is unchanged
 
 
-def test_only_what_asks_for_it_is_varied(catalog: Catalog, bank: SoundBank) -> None:
+def test_audio_is_augmented_only_on_request(catalog: Catalog, bank: SoundBank) -> None:
     style, always = replace(TRAIN, num_sources=(1.0,), silent=0.0), replace(VARIED, augment_prob=1.0)
     scenes = [sample_scene(catalog, "train", index, 0, style, 1) for index in range(6)]
     for scene in scenes:

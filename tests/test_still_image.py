@@ -25,7 +25,7 @@ STORED = {  # by EXIF orientation
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_exif_turns_pictures(tmp_path, orientation, name):
+def test_exif_orientation_is_applied(tmp_path, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(STORED[orientation])).save(tmp_path / name, exif=exif, quality=95)
@@ -35,7 +35,7 @@ def test_exif_turns_pictures(tmp_path, orientation, name):
 
 
 @pytest.mark.parametrize("kind", ["grey of 16 bits", "grey", "alpha", "grey and alpha", "palette with a clear colour"])
-def test_other_kinds_of_png(tmp_path, kind):
+def test_png_modes(tmp_path, kind):
     ramp = np.linspace(0, 255, 30).round().astype(np.uint8)[None].repeat(20, 0)
     wanted = ramp.astype(int)
     if kind == "grey of 16 bits":

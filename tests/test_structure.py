@@ -16,7 +16,7 @@ import icf_avs
 PACKAGE = Path(icf_avs.__file__).parent
 
 
-def name_of(path: Path) -> str:
+def module_name(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -32,8 +32,8 @@ def imported(path: Path, modules: set[str]) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def test_no_imports_run_in_a_circle():
-    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+def test_there_are_no_circular_imports():
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
     graph = {name: set(imported(path, set(files))) & set(files) - {name} for name, path in files.items()}
     assert len(graph) > 100 and graph["icf_avs.inference.segment"], "the files were read"
     try:
@@ -43,28 +43,28 @@ def test_no_imports_run_in_a_circle():
     assert len(order) == len(graph)
 
 
-def room_of(name: str) -> str:
+def package_of(name: str) -> str:
     """The folder of a module, or the module itself where it is in none."""
     return name.split(".")[1] if "." in name else name
 
 
-def test_no_room_imports_what_calls_it():
+def test_imports_of_packages_have_at_most_ten_layers():
     """Folders, and files beside them, stand in ten storeys: each imports what is below it."""
-    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
     rooms: dict[str, set[str]] = {}
     for name, path in files.items():
-        found = {room_of(module) for module in imported(path, set(files)) if module in files}
-        rooms.setdefault(room_of(name), set()).update(found - {room_of(name)})
+        found = {package_of(module) for module in imported(path, set(files)) if module in files}
+        rooms.setdefault(package_of(name), set()).update(found - {package_of(name)})
     storeys: dict[str, int] = {}
     for room in TopologicalSorter(rooms).static_order():  # raises CycleError
         storeys[room] = 1 + max((storeys[below] for below in rooms[room]), default=0)
     assert storeys["networks"] < storeys["training"] < storeys["cli"] and max(storeys.values()) <= 10, storeys
 
 
-def test_the_method_imports_one_way():
+def test_icf_does_not_import_its_users():
     """ICF as published knows nothing of networks and of what is not from the paper; training knows all of them."""
     rooms = ("icf", "extensions", "networks", "training")
-    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
     for number, room in enumerate(rooms):
         for name in (name for name in files if name.startswith(f"icf_avs.{room}")):
             found = {module.removeprefix("icf_avs.").split(".")[0] for module in imported(files[name], set(files))}
@@ -72,7 +72,7 @@ def test_the_method_imports_one_way():
 
 
 def test_data_and_encoders_import_nothing_that_calls_them():
-    files = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
     below = {"media": set(), "encoders": {"media"}, "datasets": {"media"}}
     below["synthetic"] = {"media", "encoders", "datasets"}
     callers = {"training", "evaluation", "inference", "networks", "checkpoint", "serve", "batch", "cli"}
@@ -83,12 +83,12 @@ def test_data_and_encoders_import_nothing_that_calls_them():
 
 
 @functools.cache
-def defined() -> dict[str, set[str]]:
+def defined_names() -> dict[str, set[str]]:
     """Of each module of the package the names that it has once it is imported, as far as they are written out."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     names: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        found = names.setdefault(name_of(path), set())
+        found = names.setdefault(module_name(path), set())
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds):
                 found.add(node.name)
@@ -99,9 +99,9 @@ def defined() -> dict[str, set[str]]:
     return names
 
 
-def missing(code: str) -> list[str]:
+def missing_imports(code: str) -> list[str]:
     """What a program imports from the package that is not there, with the line."""
-    modules = defined()
+    modules = defined_names()
     return [
         f"{node.lineno}: {node.module}.{alias.name}"
         for node in ast.walk(ast.parse(code))
@@ -112,21 +112,21 @@ def missing(code: str) -> list[str]:
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "notebooks", "research", "tests", "tools"])
-def test_what_programs_import_from_the_package_is_there(folder: str):
+def test_imports_of_programs_exist(folder: str):
     """Programs and tests that no quick run touches do not fall behind a name that changes."""
-    found = {path.name: missing(path.read_text(encoding="utf-8")) for path in (ROOT / folder).glob("*.py")}
-    found |= {path.name: missing(notebook_code(path)) for path in (ROOT / folder).glob("*.ipynb")}
+    found = {path.name: missing_imports(path.read_text(encoding="utf-8")) for path in (ROOT / folder).glob("*.py")}
+    found |= {path.name: missing_imports(notebook_code(path)) for path in (ROOT / folder).glob("*.ipynb")}
     assert found
     assert not {name: names for name, names in found.items() if names}
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_what_the_code_of_documents_imports_is_there(name: str):
+def test_imports_of_documented_code_exist(name: str):
     assert not [
         f"block of line {block.line}, {line}"
         for block in blocks(read(name))
         if block.language == "python"
-        for line in missing(block.code)
+        for line in missing_imports(block.code)
     ]
 
 
@@ -144,7 +144,7 @@ def patched_names(node: ast.AST) -> Iterator[str]:
             yield value.value.split(".")[-1]
 
 
-def test_test_files_import_no_other_and_patch_no_private_name():
+def test_tests_do_not_import_tests_or_patch_private_names():
     """Helpers that several files need stand in modules of their own."""
     files = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
     for path in files.values():

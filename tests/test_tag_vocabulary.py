@@ -24,12 +24,12 @@ RATE = 32_000
 
 
 @pytest.fixture(scope="module")
-def hears() -> WordTagger:
+def tagger() -> WordTagger:
     path = published_weights()
     return WordTagger(load_efficientat(path), ("almond", *audio_words(), "yak"))
 
 
-def engine(seconds: float, seed: int = 0) -> Tensor:
+def tones(seconds: float, seed: int = 0) -> Tensor:
     """Harmonics of a tone with vibrato, and noise: the tagger assigns some word to it."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
@@ -43,7 +43,7 @@ def table() -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_the_table_has_a_row_for_each_kind_of_sound() -> None:
+def test_the_table_has_a_row_for_each_tag() -> None:
     rows = table()
     assert [int(row["index"]) for row in rows] == list(range(527))
     assert {row["use"] for row in rows} == {"0", "1", "2"}
@@ -60,26 +60,26 @@ def test_the_table_has_a_row_for_each_kind_of_sound() -> None:
         assert name not in word
 
 
-def test_audio_words_are_the_used_ones_once() -> None:
+def test_audio_words_are_the_used_words() -> None:
     words = audio_words()
     assert len(words) == len(set(words))
     assert set(words) == {row["word"] for row in table() if row["use"] != "0"}
 
 
-def test_a_vocabulary_must_hold_all_that_may_be_heard() -> None:
+def test_a_vocabulary_must_hold_all_audio_words() -> None:
     with pytest.raises(ValueError, match="the vocabulary lacks dog"):
         WordTagger(EfficientAT(), tuple(word for word in audio_words() if word != "dog"))
 
 
-def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> None:
+def test_a_word_has_the_weight_of_its_best_tag() -> None:
     """Compared with the rule computed tag by tag, for a clip of three masks."""
     words = ("almond", *reversed(audio_words()))
-    hears = WordTagger(EfficientAT(), words)
+    tagger = WordTagger(EfficientAT(), words)
     window, middle = torch.rand(2, 1, 3, 527, generator=torch.Generator().manual_seed(0)) ** 4
     middle[0, 0, 74:79] = torch.tensor([0.2, 0.7, 0.1, 0.3, 0.0])
     window, middle = 0.6 * window, 0.6 * middle
     window[0, 0, 300], middle[0, :, 300] = 0.9, 0.95  # vehicle, more probable than any specific tag
-    weights = hears.weights(window, middle, torch.tensor([[1.0, 0.5, 0.01]]))[0]
+    weights = tagger.weights(window, middle, torch.tensor([[1.0, 0.5, 0.01]]))[0]
     used = [(int(row["index"]), words.index(row["word"])) for row in table() if row["use"] == "1"]
     clip, expected = window[0].amax(0).double().numpy(), np.zeros((3, len(words)))
     for number in range(2):
@@ -100,26 +100,26 @@ def test_a_word_is_heard_as_its_best_tag_in_any_order_of_the_vocabulary() -> Non
     assert weights[0, words.index("vehicle")] > 0 and weights[1].any() and not weights[2].any()  # the third is quiet
 
 
-def test_what_sounds_is_read_from_the_clip_and_when_from_the_moment() -> None:
-    hears = WordTagger(EfficientAT(), audio_words())
-    dog, train = hears.words.index("dog"), hears.words.index("train")
+def test_the_clip_decides_the_word_and_the_moment_its_time() -> None:
+    tagger = WordTagger(EfficientAT(), audio_words())
+    dog, train = tagger.words.index("dog"), tagger.words.index("train")
     tags = {row["word"]: int(row["index"]) for row in table() if row["use"] == "1"}
     window, middle = torch.full((2, 1, 3, 527), 1e-4)
     window[0, :, tags["train"]] = torch.tensor([0.9, 0.9, 0.3])
     window[0, :, tags["dog"]] = torch.tensor([0.3, 0.3, 0.4])
     middle[0, :, tags["train"]] = torch.tensor([0.9, 0.1, 0.02])
     middle[0, :, tags["dog"]] = torch.tensor([0.0, 0.2, 0.02])
-    weights = hears.weights(window, middle, torch.ones(1, 3))[0]
+    weights = tagger.weights(window, middle, torch.ones(1, 3))[0]
     assert weights.argmax(1).tolist() == [train] * 3  # also where the middle or the window favours dog
     assert weights[0, train] == pytest.approx(0.9) and not weights[0, dog]
     assert weights[1, dog] > 0.2, "its own score, and more where the train is unsure"
-    pause = hears.weights(window, middle, torch.tensor([[1.0, 0.1, 0.1]]))[0]
+    pause = tagger.weights(window, middle, torch.tensor([[1.0, 0.1, 0.1]]))[0]
     assert pause[0].equal(weights[0]) and not pause[1:].any()
     middle[0, 1:] = 1e-4
-    assert not hears.weights(window, middle, torch.ones(1, 3))[0, 1:].any(), "nothing of it is heard in the middle"
+    assert not tagger.weights(window, middle, torch.ones(1, 3))[0, 1:].any(), "nothing of it is heard in the middle"
 
 
-def test_zeros_around_a_sound_become_its_mirror_image() -> None:
+def test_zero_padding_is_replaced_by_reflection() -> None:
     wave = torch.arange(1.0, 7.0)
     padded = torch.stack([
         torch.cat([torch.zeros(3), wave, torch.zeros(1)]),
@@ -140,7 +140,7 @@ def test_zeros_around_a_sound_become_its_mirror_image() -> None:
     assert reflect_pad_silence(padded).tolist() == expected
 
 
-def test_the_answer_is_about_the_middle_second(hears: WordTagger, catalog: Catalog) -> None:
+def test_tags_are_those_of_the_middle_second(tagger: WordTagger, catalog: Catalog) -> None:
     """Barks in the middle second are tagged; the same barks a second away are not."""
     bark = SoundBank(catalog, "cross").loop_recording("dog", 80_000, np.random.default_rng(0))
     barks = resample(torch.from_numpy(bark)[None], 16_000, RATE)[0]
@@ -149,24 +149,24 @@ def test_the_answer_is_about_the_middle_second(hears: WordTagger, catalog: Catal
     inside = (time >= 2) & (time < 3)
     with torch.no_grad():
         clips = torch.stack([barks * inside + hiss, barks * ((time < 1.3) | (time >= 3.7)) + hiss, hiss])
-        output = hears(clips[:, None])[:, 0]
-    assert output.shape == (3, hears.dim) and hears.dim == len(hears.words)
-    assert output[0, hears.words.index("dog")] > 0.2 and not output[1:].any(), output.amax(1)
+        output = tagger(clips[:, None])[:, 0]
+    assert output.shape == (3, tagger.dim) and tagger.dim == len(tagger.words)
+    assert output[0, tagger.words.index("dog")] > 0.2 and not output[1:].any(), output.amax(1)
 
 
-def test_padding_is_not_heard(hears: WordTagger) -> None:
+def test_padding_hardly_changes_the_tags(tagger: WordTagger) -> None:
     """In the first window of a video, zero padding changes the tags little, as it is replaced by reflection."""
-    tone = engine(5.0)
+    tone = tones(5.0)
     tone[: 2 * RATE] = 0
-    whole = engine(7.0)[2 * RATE :]
+    whole = tones(7.0)[2 * RATE :]
     with torch.no_grad():
-        padded, sound = hears(tone[None, None])[0], hears(whole[None, None])[0]
-    assert (padded[:, : len(hears.words)] - sound[:, : len(hears.words)]).abs().max() < 0.35
+        padded, sound = tagger(tone[None, None])[0], tagger(whole[None, None])[0]
+    assert (padded[:, : len(tagger.words)] - sound[:, : len(tagger.words)]).abs().max() < 0.35
 
 
-def test_weights_are_finite_shares_however_loud(hears: WordTagger) -> None:
+def test_weights_are_in_0_to_1_at_any_loudness(tagger: WordTagger) -> None:
     with torch.no_grad():
-        weights = hears(torch.stack([engine(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))])[None])
+        weights = tagger(torch.stack([tones(5.0, seed) * gain for seed, gain in ((0, 1.0), (1, 0.1), (2, 0.01))])[None])
     assert weights.min() >= 0 and weights.max() <= 1 and weights.isfinite().all()
 
 
@@ -176,9 +176,9 @@ def small_ast() -> AST:
 
 
 @pytest.mark.parametrize(("network", "steps"), [(EfficientAT(RATE, True, 1.0), 16), (small_ast(), 50)])
-def test_any_tagger_of_the_same_tags(network: EfficientAT | AST, steps: int) -> None:
+def test_other_taggers_with_audioset_tags(network: EfficientAT | AST, steps: int) -> None:
     """Shapes only, with random weights."""
-    tagger, waves = WordTagger(network, audio_words()), torch.stack([engine(5.0), torch.zeros(5 * RATE)])
+    tagger, waves = WordTagger(network, audio_words()), torch.stack([tones(5.0), torch.zeros(5 * RATE)])
     with torch.no_grad():
         columns = network.columns(waves)
         assert network.classifier(columns.mean(2)).shape == (2, 527) and columns.shape[2] == steps

@@ -38,57 +38,58 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def library(catalog: Catalog, tagger: WordTagger, cache: Path, monkeypatch: pytest.MonkeyPatch) -> TaggerOutputs:
+def train_outputs(catalog: Catalog, tagger: WordTagger, cache: Path, monkeypatch: pytest.MonkeyPatch) -> TaggerOutputs:
     """Predictions in a separate cache folder."""
     monkeypatch.setattr(module, "cache_dir", lambda: cache)
     return tagger_outputs(catalog, "train", tagger, VARIANTS, load_open_vocab_stamps(catalog.root).training_classes)
 
 
-def test_training_does_not_hear_what_is_held_out(catalog: Catalog, tagger: WordTagger, library: TaggerOutputs) -> None:
-    assert library.class_names == ("dog", "horse", "rooster")
+def test_training_has_no_held_out_classes(catalog: Catalog, tagger: WordTagger, train_outputs: TaggerOutputs) -> None:
+    assert train_outputs.class_names == ("dog", "horse", "rooster")
     other = tagger_outputs(catalog, "train", tagger, VARIANTS, only=HELD_OUT)
     assert set(other.class_names) == {"duck", "violin", "rubber-duck"}
     known = load_open_vocab_stamps(catalog.root, held_out=()).training_classes
-    assert known >= set(HELD_OUT) | set(library.class_names) and not set(library.class_names) & set(HELD_OUT)
+    trained = set(train_outputs.class_names)
+    assert known >= set(HELD_OUT) | trained and not trained & set(HELD_OUT)
 
 
-def test_shapes_and_scales(library: TaggerOutputs, tagger: WordTagger) -> None:
-    shapes = [getattr(library, name).shape for name in ARRAYS]
+def test_shapes_and_scales(train_outputs: TaggerOutputs, tagger: WordTagger) -> None:
+    shapes = [getattr(train_outputs, name).shape for name in ARRAYS]
     quarter = VARIANTS // 4
     assert shapes == [(3, VARIANTS, tagger.dim), (3, quarter, tagger.dim), (VARIANTS, tagger.dim), (3 * quarter, 2),
                       (3 * quarter, tagger.dim)]  # fmt: skip
-    assert (library.pairs[:, 0] != library.pairs[:, 1]).all()
-    assert library.outputs.dtype == library.mixed.dtype == np.float16
-    assert library.outputs.min() >= 0 and library.outputs.max() <= 1
-    for variants in library.outputs.astype(float):
+    assert (train_outputs.pairs[:, 0] != train_outputs.pairs[:, 1]).all()
+    assert train_outputs.outputs.dtype == train_outputs.mixed.dtype == np.float16
+    assert train_outputs.outputs.min() >= 0 and train_outputs.outputs.max() <= 1
+    for variants in train_outputs.outputs.astype(float):
         assert len(np.unique(variants.round(2), axis=0)) > VARIANTS // 2
 
 
-def test_a_kind_is_heard_by_its_word_and_only_while_it_sounds(library: TaggerOutputs) -> None:
-    dog, place = library.class_names.index("dog"), audio_words().index("dog")
-    outputs, silent = library.outputs.astype(float), library.silent.astype(float)
+def test_a_class_is_tagged_as_its_word_while_it_sounds(train_outputs: TaggerOutputs) -> None:
+    dog, place = train_outputs.class_names.index("dog"), audio_words().index("dog")
+    outputs, silent = train_outputs.outputs.astype(float), train_outputs.silent.astype(float)
     assert audio_words()[int(outputs[dog].mean(0).argmax())] == "dog" and outputs[dog, :, place].mean() > 0.2
-    assert outputs[library.class_names.index("rooster"), :, place].mean() < 0.1
-    assert silent[dog, :, place].mean() < 0.2 and library.noise[:, place].max() < 0.1
+    assert outputs[train_outputs.class_names.index("rooster"), :, place].mean() < 0.1
+    assert silent[dog, :, place].mean() < 0.2 and train_outputs.noise[:, place].max() < 0.1
 
 
-def test_it_is_made_once_and_again_when_anything_changes(
-    catalog: Catalog, tagger: WordTagger, library: TaggerOutputs, monkeypatch: pytest.MonkeyPatch
+def test_predictions_are_cached_until_an_input_changes(
+    catalog: Catalog, tagger: WordTagger, train_outputs: TaggerOutputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("made again")
 
     monkeypatch.setattr(module, "noise", fail)
-    again = tagger_outputs(catalog, "train", tagger, VARIANTS, only=library.class_names)
-    assert again.class_names == library.class_names
-    assert all(np.array_equal(getattr(again, name), getattr(library, name)) for name in ARRAYS)
+    again = tagger_outputs(catalog, "train", tagger, VARIANTS, only=train_outputs.class_names)
+    assert again.class_names == train_outputs.class_names
+    assert all(np.array_equal(getattr(again, name), getattr(train_outputs, name)) for name in ARRAYS)
     reordered = WordTagger(tagger.network, (*audio_words()[1:], audio_words()[0]))
     for arguments in ((catalog, "cross", tagger, 4), (catalog, "train", tagger, 5), (catalog, "train", reordered, 4)):
         with pytest.raises(AssertionError, match="made again"):
             tagger_outputs(*arguments)
 
 
-def test_the_same_everywhere(catalog: Catalog, tagger: WordTagger, tmp_path: Path, monkeypatch) -> None:
+def test_predictions_are_deterministic(catalog: Catalog, tagger: WordTagger, tmp_path: Path, monkeypatch) -> None:
     one = replace(catalog, classes=tuple(kind for kind in catalog.classes if kind.name == "dog"))
     made = []
     for name in ("a", "b"):

@@ -31,7 +31,7 @@ def names() -> torch.Tensor:
 
 
 @pytest.fixture
-def ear(names: torch.Tensor) -> TaggerEncoder:
+def word_encoder(names: torch.Tensor) -> TaggerEncoder:
     torch.manual_seed(0)
     return TaggerEncoder(DIM, WordTagger(EfficientAT(RATE, frozen=True), WORDS), names)
 
@@ -44,37 +44,37 @@ def heard(**weights: float) -> torch.Tensor:
     return row
 
 
-def test_a_mixture_by_hand(ear: TaggerEncoder) -> None:
-    token, tokens, _ = ear.encode_tags(heard(dog=0.6, cat=0.2))
+def test_a_mixture_by_hand(word_encoder: TaggerEncoder) -> None:
+    token, tokens, _ = word_encoder.encode_tags(heard(dog=0.6, cat=0.2))
     places = [WORDS.index("dog"), WORDS.index("cat")]
-    vectors = ear.project(F.normalize(ear.names - ear.names.mean(0), dim=-1))[places]
-    torch.testing.assert_close(token[0], ear.norm(0.75 * vectors[0] + 0.25 * vectors[1]))
+    vectors = word_encoder.project(F.normalize(word_encoder.names - word_encoder.names.mean(0), dim=-1))[places]
+    torch.testing.assert_close(token[0], word_encoder.norm(0.75 * vectors[0] + 0.25 * vectors[1]))
     mixed = 0.75 * vectors[0] + 0.25 * vectors[1]
-    torch.testing.assert_close(tokens[0, 0], ear.norm(mixed + 0.75 * (vectors[0] - mixed)))
+    torch.testing.assert_close(tokens[0, 0], word_encoder.norm(mixed + 0.75 * (vectors[0] - mixed)))
     assert token.shape == (1, DIM) and tokens.shape == (1, 6, DIM)
     torch.testing.assert_close(tokens[0, 2:], token.expand(4, -1))  # there is no third word
 
 
-def test_what_is_faint_is_nothing_in_part(ear: TaggerEncoder) -> None:
-    silent, surely = ear.encode_tags(heard())[0], ear.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE))[0]
-    torch.testing.assert_close(silent[0], ear.norm(ear.nothing))
-    torch.testing.assert_close(ear.encode_tags(heard(dog=1.0))[0], surely)
-    faint = ear.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE / 2))[0]
+def test_faint_tags_are_mixed_with_silence(word_encoder: TaggerEncoder) -> None:
+    silent, surely = word_encoder.encode_tags(heard())[0], word_encoder.encode_tags(heard(dog=THRESHOLD))[0]
+    torch.testing.assert_close(silent[0], word_encoder.norm(word_encoder.nothing))
+    torch.testing.assert_close(word_encoder.encode_tags(heard(dog=1.0))[0], surely)
+    faint = word_encoder.encode_tags(heard(dog=THRESHOLD / 2))[0]
     assert F.cosine_similarity(faint, silent) > F.cosine_similarity(surely, silent)
 
 
-def test_only_what_reads_the_words_trains(ear: TaggerEncoder) -> None:
+def test_only_the_projection_of_words_trains(word_encoder: TaggerEncoder) -> None:
     sound = heard(dog=0.5)
-    ear.encode_tags(sound)[0].square().sum().backward()
-    trained = {name.partition(".")[0] for name, value in ear.named_parameters() if value.requires_grad}
+    word_encoder.encode_tags(sound)[0].square().sum().backward()
+    trained = {name.partition(".")[0] for name, value in word_encoder.named_parameters() if value.requires_grad}
     assert trained == {"project", "nothing", "norm"}
-    assert all(value.grad is None for value in ear.heard.parameters())
+    assert all(value.grad is None for value in word_encoder.heard.parameters())
 
 
-def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) -> None:
+def test_a_recording_is_encoded_by_its_tags(names: torch.Tensor, catalog: Catalog) -> None:
     found = published_weights()
     torch.manual_seed(0)
-    ear = load_tagger_encoder(DIM, WORDS, names, weights=found)
+    word_encoder = load_tagger_encoder(DIM, WORDS, names, weights=found)
     wave = resample(
         trim_and_normalize(
             read_audio(catalog.read_recording(catalog.sound_class("dog").cross_recordings[0]), 16_000)[0]
@@ -82,9 +82,9 @@ def test_a_recording_enters_by_its_words(names: torch.Tensor, catalog: Catalog) 
         16_000 / RATE,
     )
     wave = torch.from_numpy(wave).repeat(-(-160_000 // len(wave)))[None, :160_000]
-    said = ear.heard(wave[None])[0]
+    said = word_encoder.heard(wave[None])[0]
     assert WORDS[said[0, : len(WORDS)].argmax()] == "dog"
-    torch.testing.assert_close(ear(wave)[0], ear.encode_tags(said)[0])
-    assert ear(wave)[2].equal(said)
+    torch.testing.assert_close(word_encoder(wave)[0], word_encoder.encode_tags(said)[0])
+    assert word_encoder(wave)[2].equal(said)
     with pytest.raises(ValueError, match="does not train"):
         load_tagger_encoder(DIM, WORDS, names, weights=found, frozen=False)

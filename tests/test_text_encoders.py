@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_names_become_unit_vectors_of_the_whole_models_text_features(folder: Path) -> None:
+def test_clip_vectors_equal_text_features_of_the_full_model(folder: Path) -> None:
     names = ("dog", "baby_laughter", "ambulance siren")
     vectors = embed_names("clip", names, weights=folder)
     assert vectors.shape == (3, 20) and vectors.dtype == torch.float32 and not vectors.requires_grad
@@ -56,11 +56,11 @@ def test_names_become_unit_vectors_of_the_whole_models_text_features(folder: Pat
         assert torch.allclose(vector, total / total.norm(), atol=1e-5), name
 
 
-def test_very_long_names_are_cut_to_the_context(folder: Path) -> None:
+def test_very_long_names_are_truncated(folder: Path) -> None:
     assert text_encoders.embed_with_clip(("x" * 500, "dog"), folder).isfinite().all()
 
 
-def test_missing_or_foreign_files_are_one_line(folder: Path, tmp_path: Path) -> None:
+def test_missing_or_wrong_files_give_a_one_line_error(folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "vocab.json", "tokenizer_config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(UserError, match=r"lacks merges.txt; .*hf download openai/clip-vit-base-patch32"):

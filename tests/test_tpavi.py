@@ -61,7 +61,7 @@ def test_as_many_parameters_as_the_public_network(encoder: str, classes: int | N
 
 @pytest.mark.parametrize("encoder", WIDTHS)
 @pytest.mark.parametrize("semantic", [False, True])
-def test_as_a_recipe_builds_it_it_takes_vggish_without_a_projection(encoder: str, semantic: bool) -> None:
+def test_recipes_use_vggish_without_a_projection(encoder: str, semantic: bool) -> None:
     """As published, the 128 features of VGGish enter the network directly, without additional parameters."""
     names = tuple(f"kind {number}" for number in range(70))
     options = {"implicit_text": None, "counterfactual": None, "contrastive": None, "audio": "vggish", "dim": 256}
@@ -102,7 +102,7 @@ def test_interaction_is_that_of_all_pairs_of_valid_positions() -> None:
     assert tokens.shape == (2, 4, 8)
 
 
-def test_interaction_starts_as_layer_normalisation() -> None:
+def test_interaction_is_initialised_as_layer_normalisation() -> None:
     block = PixelWiseInteraction(8, 5, audio_bias=True)
     maps = torch.randn(2, 3, 8, 4, 4)
     found, _ = block(maps, torch.randn(2, 3, 5), torch.ones(2, 3, dtype=torch.bool))

@@ -87,7 +87,7 @@ def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straigh
         assert value.equal(found[name]), name
 
 
-def test_what_a_run_leaves(straight: Path, data: StampsData) -> None:
+def test_files_of_a_run(straight: Path, data: StampsData) -> None:
     found = {path.name for path in straight.iterdir()} - {"tensorboard"}  # if installed
     assert found == {"best.safetensors", "last.pt", "metrics.jsonl", "recipe.json", "samples", "tiny.safetensors"}
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
@@ -133,13 +133,13 @@ def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: Stam
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 5}, {"audio_pretrain_steps": 3}, {"model": PLAIN}])
-def test_resumption_with_other_settings(change: dict, straight: Path) -> None:
+def test_resuming_with_other_settings_is_refused(change: dict, straight: Path) -> None:
     with pytest.raises(UserError, match="other settings") as raised:
         train(replace(TINY, **change), straight, resume=True)
     assert "\n" not in str(raised.value) and f"{next(iter(change))}" in str(raised.value)
 
 
-def test_a_run_is_lengthened(straight: Path, tmp_path: Path) -> None:
+def test_a_run_can_be_lengthened(straight: Path, tmp_path: Path) -> None:
     """Finished steps are kept; added steps have the learning rate of a run of the new length."""
     shutil.copytree(straight, tmp_path / "run")
     longer = replace(TINY, steps=9)
@@ -165,7 +165,7 @@ def test_a_run_is_lengthened(straight: Path, tmp_path: Path) -> None:
     assert read_recipe(path)["lengthened"] == recipe["lengthened"]
 
 
-def test_finishing_steps_are_done_anew_after_those_added(data: StampsData, tmp_path: Path) -> None:
+def test_highres_steps_are_repeated_when_a_run_is_lengthened(data: StampsData, tmp_path: Path) -> None:
     config = replace(TINY, highres_steps=2)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
     trainer.step = 4 + 6 + 1
@@ -182,7 +182,7 @@ def test_finishing_steps_are_done_anew_after_those_added(data: StampsData, tmp_p
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
 )
-def test_interrupted_it_keeps_the_step_it_has(
+def test_an_interrupted_run_saves_its_last_step(
     number: int, code: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -214,7 +214,7 @@ def failing_data(*_: object) -> StampsData:
     raise UserError("no such set")
 
 
-def test_the_workers_of_the_command_reach_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option_workers_reaches_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def noted(config: TrainConfig, source: Path | None, workers: int, report: object) -> StampsData:
@@ -253,7 +253,7 @@ def ended(losses: list[float], patience: int) -> int | None:
     return None
 
 
-def test_when_a_loss_has_stopped_falling() -> None:
+def test_plateau_detection() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, 1200).tolist()
     falling = [4.0 * 0.998**step + value for step, value in enumerate(noise)]
@@ -263,7 +263,7 @@ def test_when_a_loss_has_stopped_falling() -> None:
     assert ended(flat, 0) is None
 
 
-def test_weights_that_are_no_numbers_are_not_kept(data: StampsData, straight: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(data: StampsData, straight: Path, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes((straight / "last.pt").read_bytes())
     trainer = Trainer(TINY, data, build_model(TINY, data.classes), tmp_path)
     with torch.no_grad():
@@ -274,7 +274,7 @@ def test_weights_that_are_no_numbers_are_not_kept(data: StampsData, straight: Pa
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "text", "empty", "another dictionary"])
-def test_resumption_from_a_damaged_file(spoil: str, straight: Path, tmp_path: Path) -> None:
+def test_resuming_from_a_damaged_file_is_refused(spoil: str, straight: Path, tmp_path: Path) -> None:
     whole = (straight / "last.pt").read_bytes()
     content = {"truncated": whole[: len(whole) // 2], "text": b"weights\n" * 99, "empty": b""}.get(spoil)
     if content is None:
@@ -286,18 +286,18 @@ def test_resumption_from_a_damaged_file(spoil: str, straight: Path, tmp_path: Pa
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_that_holds_a_run(straight: Path) -> None:
+def test_a_folder_with_a_run_is_refused(straight: Path) -> None:
     with pytest.raises(UserError, match="holds a run already"):
         train(TINY, straight)
 
 
-def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the loss is (nan|inf|-inf) and its gradient") as raised:
         train(replace(TINY, learning_rate=1e30), tmp_path)
     assert "\n" not in str(raised.value)
 
 
-def test_weight_decay_spares_what_has_a_meaning_in_its_size(data: StampsData, tmp_path: Path) -> None:
+def test_weight_decay_spares_biases_norms_and_temperatures(data: StampsData, tmp_path: Path) -> None:
     """A step with zero gradients shrinks matrices by rate times decay and keeps biases, norms and temperatures."""
     config = replace(TINY, audio_pretrain_steps=0, learning_rate=0.1, weight_decay=0.5, warmup=0)
     trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
@@ -347,7 +347,7 @@ def test_schedule() -> None:
     assert all(a >= b for a, b in pairwise(rates[10:])) and rates[100] == pytest.approx(0.02)
 
 
-def test_batches_follow_from_seed_and_step(data: StampsData) -> None:
+def test_batches_depend_on_seed_and_step_only(data: StampsData) -> None:
     one, same, other = data.batch(7), data.batch(7), data.batch(8)
     assert one.waveforms.equal(same.waveforms) and one.masks.equal(same.masks)
     assert one.waveforms.shape != other.waveforms.shape or not one.waveforms.equal(other.waveforms)
@@ -356,7 +356,7 @@ def test_batches_follow_from_seed_and_step(data: StampsData) -> None:
     assert data.batch(0).waveforms.shape[:2] == (8, 1)
 
 
-def test_the_finishing_stage_sees_larger_pictures() -> None:
+def test_the_highres_stage_has_larger_frames() -> None:
     sizes = DataConfig(images=2, clips=2, highres_images=4, highres_clips=2, validation=2)
     config = replace(TINY, data=sizes, highres_steps=8, highres_size=256, highres_clip_share=0.5)
     data = StampsData(config, None, 1, lambda *_: None)
@@ -390,7 +390,7 @@ def overfitted(data: StampsData, model: dict, steps: int) -> tuple[SegmentationM
 
 
 @torch.inference_mode()
-def marked(network: SegmentationModel, batch, waves: torch.Tensor) -> tuple[float, float]:
+def recall_and_iou(network: SegmentationModel, batch, waves: torch.Tensor) -> tuple[float, float]:
     """Recall of the ground-truth pixels, and IoU over the batch."""
     found = network(batch.visual, waves, batch.valid).logits > 0
     true = batch.masks > 0.5
@@ -398,11 +398,11 @@ def marked(network: SegmentationModel, batch, waves: torch.Tensor) -> tuple[floa
 
 
 @pytest.mark.parametrize("row", ["full", "baseline"])
-def test_it_learns(row: str, data: StampsData) -> None:
+def test_the_model_learns_one_batch(row: str, data: StampsData) -> None:
     network, batch, losses = overfitted(data, TINY.model if row == "full" else PLAIN, 50)
     assert losses[-1] < (0.5 if row == "full" else 0.35) * losses[0]
-    share, iou = marked(network, batch, batch.waveforms)
+    share, iou = recall_and_iou(network, batch, batch.waveforms)
     assert iou > 0.6
     if row == "full":
-        silence, _ = marked(network, batch, torch.zeros_like(batch.waveforms))
+        silence, _ = recall_and_iou(network, batch, torch.zeros_like(batch.waveforms))
         assert silence < 0.5 * share

@@ -23,7 +23,7 @@ from icf_avs.training.command import evaluation_arguments, progress
 from icf_avs.training.recipes import RECIPES
 
 
-def test_any_setting_can_be_given_by_its_type() -> None:
+def test_settings_are_parsed_by_type() -> None:
     config = with_settings(RECIPES["s4-pvt"](), [
         "learning_rate=1", "icf.mit.levels=[\"video\"]", "icf.sc.alpha=[0.5, 1]", "icf.cdcl.measure=features",
         "interventions=null", "model.train_visual=false",
@@ -59,13 +59,13 @@ def test_any_setting_can_be_given_by_its_type() -> None:
         "icf.cdcl.temperature=0",
     ],
 )  # fmt: skip
-def test_a_setting_has_the_limits_of_its_option(setting: str) -> None:
+def test_settings_have_the_limits_of_their_options(setting: str) -> None:
     with pytest.raises(UserError, match=rf"^--set {setting}: '\d+': want "):
         with_settings(RECIPES["s4-pvt"](), [setting])
 
 
 @pytest.mark.parametrize("recipe", ["own", "composed", "stamps", "stamps-quick", "natural"])
-def test_the_settings_of_the_help_are_those_of_any_recipe(recipe: str) -> None:
+def test_settings_in_the_help_work_for_any_recipe(recipe: str) -> None:
     config = with_settings(RECIPES[recipe](), ["weight_decay=0.01", "model.dim=64"])
     assert config.weight_decay == 0.01 and config.model.dim == 64
     for key, said in {"icf.cdcl.temperature": f"recipe {recipe} has no `icf`; choose a recipe with ICF, such as "
@@ -74,20 +74,20 @@ def test_the_settings_of_the_help_are_those_of_any_recipe(recipe: str) -> None:
             with_settings(config, [f"{key}=0.1"])
 
 
-def test_a_text_encoder_is_one_also_where_no_names_are_embedded() -> None:
+def test_unknown_text_encoders_are_refused_even_if_unused() -> None:
     with pytest.raises(UserError, match=r"'foo': want one of minilm, clip$"):
         with_settings(RECIPES["s4-pvt-baseline"](), ["text_encoder=foo"])
     with pytest.raises(ValueError, match="TrainConfig has no text_encoder foo; there are minilm, clip"):
         TrainConfig("x", text_encoder="foo")
 
 
-def test_rates_and_names_are_those_of_the_encoders() -> None:
+def test_sample_rates_and_names_match_the_registry() -> None:
     assert set(SAMPLE_RATES) == set(registry.AUDIO)
     assert get_args(get_type_hints(TrainConfig)["text_encoder"]) == tuple(registry.TEXT)
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_no_line_is_left_of_a_bar_that_was_not_drawn(quiet: bool) -> None:
+def test_a_progress_bar_without_steps_prints_nothing(quiet: bool) -> None:
     """If an error comes first, also in a file or pipe."""
     screen = io.StringIO()
     config = replace(RECIPES["own"](), name="a run")  # a name without a time estimate
@@ -98,12 +98,12 @@ def test_no_line_is_left_of_a_bar_that_was_not_drawn(quiet: bool) -> None:
     assert quiet == (screen.getvalue() == "")
 
 
-def test_choices_are_encoders() -> None:
+def test_command_line_choices_are_in_the_registry() -> None:
     assert set(cli.VISUAL) <= set(registry.VISUAL) and set(cli.AUDIO) <= set(registry.AUDIO)
     assert set(cli.TEXT) == set(registry.TEXT)
 
 
-IDLE = {
+REFUSED = {
     "stamps --data S4": "takes no --data",
     "natural --data S4": "takes no --data",
     "stamps-quick --audio-source wav": "takes no --audio-source",
@@ -134,7 +134,7 @@ IDLE = {
 }
 
 
-@pytest.mark.parametrize("line", IDLE)
+@pytest.mark.parametrize("line", REFUSED)
 def test_an_option_without_effect_is_refused(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,12 +144,12 @@ def test_an_option_without_effect_is_refused(
     before = sorted(tmp_path.rglob("*"))
     assert main(["train", *line.split()]) == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("icf: error: ") and IDLE[line] in error
+    assert error.startswith("icf: error: ") and REFUSED[line] in error
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("width", "terms", "terminal"), [(80, 1, True), (120, 4, True), (80, 1, False)])
-def test_a_bar_keeps_its_numbers(width: int, terms: int, terminal: bool) -> None:
+def test_the_progress_bar_shows_whole_numbers(width: int, terms: int, terminal: bool) -> None:
     """Also if the configuration is not named after its recipe."""
     values = dict.fromkeys(("loss", "bce", "dice", "counterfactual"), 1.5)
     config = replace(RECIPES["own"](), name="a run")
@@ -165,7 +165,7 @@ def test_a_bar_keeps_its_numbers(width: int, terms: int, terminal: bool) -> None
 
 
 @pytest.mark.parametrize("name", ["Single-source", "S4", "my own [1]"])
-def test_the_next_step_scores_the_set_itself(name: str, tmp_path: Path) -> None:
+def test_the_suggested_command_scores_the_same_set(name: str, tmp_path: Path) -> None:
     write_s4(tmp_path / name, [("clip-000000", 3, "dog", "test")])
     config = SimpleNamespace(benchmark=object())
     words = evaluation_arguments(Path("a.safetensors"), config, tmp_path / name)

@@ -57,7 +57,7 @@ def ends_well(folder: Path, straight: Path) -> bool:
     return all(value.equal(found[name]) for name, value in expected.items())
 
 
-def test_killed_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """A short run of benchmarks/kill_training.py, with kill times from another seed."""
     kill_training.run(tmp_path / "unbroken")
     chance = random.Random(11)

@@ -62,7 +62,7 @@ def hostile(path: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "torch of old"])
-def test_the_canary_sings_when_it_is_opened_carelessly(form: str, tmp_path: Path) -> None:
+def test_unpickling_the_canary_leaves_a_mark(form: str, tmp_path: Path) -> None:
     mark = hostile(tmp_path / "x.pt", form)
     if form == "pickle":
         pickle.loads((tmp_path / "x.pt").read_bytes())
@@ -73,7 +73,7 @@ def test_the_canary_sings_when_it_is_opened_carelessly(form: str, tmp_path: Path
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "torch of old"])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_no_pickle_is_a_checkpoint(ending: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_pickle_is_no_checkpoint(ending: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / f"model{ending}"
     mark = hostile(path, form)
     (tmp_path / "video.mp4").touch()
@@ -92,7 +92,7 @@ def test_no_pickle_is_a_checkpoint(ending: str, form: str, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "torch of old"])
-def test_no_pickle_is_resumed_from(form: str, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_for_resuming(form: str, tmp_path: Path) -> None:
     mark = hostile(tmp_path / "last.pt", form)
     with pytest.raises(UserError, match=r"last\.pt: damaged"):
         Trainer.restore(SimpleNamespace(folder=tmp_path, config=TrainConfig("x")))
@@ -101,7 +101,7 @@ def test_no_pickle_is_resumed_from(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "torch of old"])
 @pytest.mark.parametrize("load", [load_vggish, load_efficientat, load_efficientnet_lite0])
-def test_no_pickle_is_the_weights_of_an_encoder(load, form: str, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_as_encoder_weights(load, form: str, tmp_path: Path) -> None:
     mark = hostile(tmp_path / "weights.pth", form)
     with pytest.raises((UserError, pickle.UnpicklingError)):
         load(tmp_path / "weights.pth")
@@ -112,17 +112,17 @@ def test_no_pickle_is_the_weights_of_an_encoder(load, form: str, tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = ModelConfig(("bell", "cat", "dog"), dim=32, pixel_dim=16)
-    path = tmp_path_factory.mktemp("sound") / "model.safetensors"
+    path = tmp_path_factory.mktemp("valid_checkpoint") / "model.safetensors"
     save_checkpoint(assembled(config, ClipSpec(image_size=64), load_efficientnet_lite0(), torch.randn(3, 16)), path, {})
     return path
 
 
-def claiming(sound: Path, path: Path, part: str, claims: dict[str, object]) -> Path:
+def claiming(valid_checkpoint: Path, path: Path, part: str, claims: dict[str, object]) -> Path:
     """Save the valid checkpoint with other values in its config or spec."""
-    with safe_open(sound, framework="pt") as file:
+    with safe_open(valid_checkpoint, framework="pt") as file:
         metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
     metadata[part] = json.dumps(json.loads(metadata[part]) | claims)
     save_file(state, path, metadata)
@@ -143,13 +143,13 @@ def _bounded(path: Path, tell) -> None:
 def refusal(path: Path) -> str:
     """The error of `load_checkpoint` with at most 256 MB of additional memory and 60 seconds."""
     context = multiprocessing.get_context("fork")
-    ear, mouth = context.Pipe(duplex=False)
-    child = context.Process(target=_bounded, args=(path, mouth), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_bounded, args=(path, sender), daemon=True)
     child.start()
-    mouth.close()
+    sender.close()
     try:
-        assert ear.poll(60), "it hangs"
-        return ear.recv()
+        assert receiver.poll(60), "it hangs"
+        return receiver.recv()
     finally:
         child.kill()
         child.join()
@@ -184,18 +184,20 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("case", CLAIMS)
-def test_what_a_checkpoint_claims_is_checked_before_memory_is_asked_for(case: str, sound: Path, tmp_path: Path) -> None:
-    line = refusal(claiming(sound, tmp_path / "model.safetensors", *CLAIMS[case]))
+def test_claims_of_a_checkpoint_are_checked_before_allocation(
+    case: str, valid_checkpoint: Path, tmp_path: Path
+) -> None:
+    line = refusal(claiming(valid_checkpoint, tmp_path / "model.safetensors", *CLAIMS[case]))
     assert line.startswith(f"{tmp_path}/model.safetensors: ") and "\n" not in line and len(line) < 400, line
     assert "memory" not in line
 
 
-def test_the_sound_one_loads_within_the_same_bounds(sound: Path) -> None:
-    assert refusal(sound) == "loaded"
+def test_a_valid_checkpoint_loads_within_the_same_memory(valid_checkpoint: Path) -> None:
+    assert refusal(valid_checkpoint) == "loaded"
 
 
 @pytest.mark.parametrize("length", [1 << 23, 1 << 40, (1 << 64) - 1])
-def test_a_long_header_is_refused_unread(length: int, tmp_path: Path) -> None:
+def test_a_long_header_is_refused_without_reading_it(length: int, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
         file.write(length.to_bytes(8, "little") + b"{}")
@@ -204,8 +206,8 @@ def test_a_long_header_is_refused_unread(length: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(value: float, sound: Path, tmp_path: Path) -> None:
-    with safe_open(sound, framework="pt") as file:
+def test_weights_that_are_not_finite_are_refused(value: float, valid_checkpoint: Path, tmp_path: Path) -> None:
+    with safe_open(valid_checkpoint, framework="pt") as file:
         metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
     state["network.decoder.role"].view(-1)[3] = value
     save_file(state, tmp_path / "model.safetensors", metadata)
@@ -214,8 +216,8 @@ def test_weights_that_are_no_numbers_are_refused(value: float, sound: Path, tmp_
 
 
 @pytest.mark.parametrize("recipe", ["[" * 100_000, "[1]", '"x"', "null", "{"])
-def test_a_recipe_that_is_none(recipe: str, sound: Path, tmp_path: Path) -> None:
-    with safe_open(sound, framework="pt") as file:
+def test_an_invalid_recipe_is_refused(recipe: str, valid_checkpoint: Path, tmp_path: Path) -> None:
+    with safe_open(valid_checkpoint, framework="pt") as file:
         metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
     save_file(state, tmp_path / "model.safetensors", {**metadata, "recipe": recipe})
     with pytest.raises(UserError, match="no readable recipe"):
@@ -273,7 +275,7 @@ INNER = [folder("./usr"), folder("./usr/inner"), tarfile.TarInfo("./usr/inner/go
     }.items(),
     ids=lambda case: case[0],
 )
-def test_a_debian_package_that_reaches_out_of_itself_is_not_taken(members, tmp_path: Path, monkeypatch) -> None:
+def test_a_debian_package_with_paths_outside_is_refused(members, tmp_path: Path, monkeypatch) -> None:
     if not shutil.which("dpkg-deb"):
         pytest.skip("dpkg-deb is not on this system")
     (tmp_path / "secret").write_text("secret")
@@ -298,7 +300,7 @@ def test_a_debian_package_that_reaches_out_of_itself_is_not_taken(members, tmp_p
     assert not [path for path in tmp_path.rglob("escaped") if "usr" not in path.parts]
 
 
-def test_a_debian_package_with_links_within_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_debian_package_with_inner_links_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not shutil.which("dpkg-deb"):
         pytest.skip("dpkg-deb is not on this system")
     debian(tmp_path / "x.deb", [*INNER, link("./usr/inner/same", "good"), link("./usr/other", "inner")])
@@ -311,7 +313,7 @@ def test_a_debian_package_with_links_within_is_taken(tmp_path: Path, monkeypatch
     assert (asset_packages.fetch(asset_packages.Package("x", "usr/inner")) / "same").read_text() == "x"
 
 
-def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> None:
+def test_qt_resources_with_nested_folders_take_little_memory(tmp_path: Path) -> None:
     """20,000 folders that each claim the 10,000 records after them; then a chain of 20,000 nested folders."""
     count = 20_000
     for children in (count // 2, 1):
@@ -330,7 +332,7 @@ def test_qt_resources_of_folders_in_folders_take_no_memory(tmp_path: Path) -> No
 # The source code
 
 
-def test_no_library_is_asked_to_unpickle() -> None:
+def test_the_source_never_enables_unpickling() -> None:
     """What ruff's security rules (S, in pyproject.toml) do not find."""
     sources = [path for part in ("icf_avs", "examples", "benchmarks") for path in (ROOT / part).rglob("*.py")]
     assert len(sources) > 100
@@ -342,7 +344,7 @@ def test_no_library_is_asked_to_unpickle() -> None:
         assert len(re.findall(loads, text)) == len(re.findall(loads + r".*weights_only=True", text)), path
 
 
-def test_no_hostile_pickle_is_log_mel(tmp_path: Path) -> None:
+def test_a_hostile_pickle_is_refused_as_log_mel(tmp_path: Path) -> None:
     from icf_avs.datasets.log_mel import read_log_mel
 
     mark = hostile(tmp_path / "x.pkl", "pickle")
@@ -351,7 +353,7 @@ def test_no_hostile_pickle_is_log_mel(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+def test_impossible_file_names_are_refused(tmp_path):
     """Found by fuzzing: the file system rejects such a name."""
     (tmp_path / "s4_meta_data.csv").write_text(f"name,category,split\n{'a' * 300},dog,train\n")
     with pytest.raises(UserError, match=r"line 2: name is 'a{300}', an empty cell or a name that cannot be a file's"):

@@ -57,7 +57,7 @@ def pool(x: NDArray) -> NDArray:
     return np.maximum.reduce([x[i::2, j::2] for i in range(2) for j in range(2)])
 
 
-def test_every_layer_equals_a_numpy_forward(network: VGGish) -> None:
+def test_every_layer_equals_a_numpy_forward_pass(network: VGGish) -> None:
     seen: dict[str, Tensor] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.ReLU):
@@ -90,7 +90,7 @@ def test_every_layer_equals_a_numpy_forward(network: VGGish) -> None:
     assert 0.2 < (x > 0).mean() < 0.8  # the last ReLU is kept
 
 
-def test_has_the_public_files_tensors_and_72_14_million_parameters(network: VGGish) -> None:
+def test_tensors_and_parameter_count_match_the_public_file(network: VGGish) -> None:
     expected = {f"{key}.weight": shape for key, shape in SHAPES.items()}
     expected |= {f"{key}.bias": shape[:1] for key, shape in SHAPES.items()}
     assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == expected
@@ -103,7 +103,7 @@ def small_state() -> dict[str, Tensor]:
     return {key: torch.full((1,), float(index)).expand(shape) for index, (key, shape) in enumerate(shapes)}
 
 
-def test_the_known_file_loads_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_known_file_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, state = tmp_path / "vggish-10086976.pth", small_state()
     torch.save(state, path)
     loaded = load_vggish(path).state_dict()
@@ -120,7 +120,7 @@ def test_the_known_file_loads_and_nothing_else(tmp_path: Path, monkeypatch: pyte
         load_vggish(path)
 
 
-def test_safetensors_load_too(tmp_path: Path) -> None:
+def test_safetensors_load(tmp_path: Path) -> None:
     path, state = tmp_path / "vggish.safetensors", small_state()
     save_file({key: value.half().contiguous() for key, value in state.items()}, path)
     loaded = load_vggish(path).state_dict()
@@ -128,7 +128,7 @@ def test_safetensors_load_too(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], value) and value.dtype == torch.float32 for key, value in state.items())
 
 
-def test_the_adapter_hears_waves_and_log_mel_alike(network: VGGish) -> None:
+def test_the_adapter_accepts_waveforms_and_log_mel(network: VGGish) -> None:
     adapter = VGGishAudio(24, network).train()
     sound = waves()
     token, tokens = adapter(sound)
@@ -148,19 +148,19 @@ def test_the_adapter_hears_waves_and_log_mel_alike(network: VGGish) -> None:
         adapter(torch.zeros(1, 16_000))
 
 
-def test_without_a_projection_it_is_vggish_itself(network: VGGish) -> None:
+def test_without_a_projection_the_adapter_equals_vggish(network: VGGish) -> None:
     bare = VGGishAudio(None, network)
     token, tokens = bare(waves())
     assert torch.equal(token, network(log_mel(waves()))) and tokens.shape == (2, 6, 2048)
     assert {key.partition(".")[0] for key in bare.state_dict()} == {"vggish"}
 
 
-def test_unfrozen_it_trains_whole(network: VGGish) -> None:
+def test_all_parameters_of_an_unfrozen_vggish_train(network: VGGish) -> None:
     adapter = load_vggish_audio(8, random=True, frozen=False)
     assert all(parameter.requires_grad for parameter in adapter.parameters())
 
 
-def test_the_small_encoder_hears_log_mel_too() -> None:
+def test_log_mel_encoder_accepts_log_mel() -> None:
     torch.manual_seed(0)
     encoder, sound = LogMelEncoder(16), waves()
     assert all(torch.equal(a, b) for a, b in zip(encoder(sound), encoder(log_mel(sound)), strict=True))

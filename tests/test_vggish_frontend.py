@@ -51,7 +51,7 @@ def test_number_of_frames(samples: int, frames: int) -> None:
     assert log_mel(torch.zeros(2, 3, samples)).shape == (2, 3, frames, 64)
 
 
-def test_a_window_of_the_specification_is_a_window_of_the_spectrogram() -> None:
+def test_windows_of_clip_specification_and_front_end_agree() -> None:
     assert ClipSpec().window == WINDOW and ClipSpec().sample_rate == 16_000
 
 
@@ -59,11 +59,11 @@ def test_silence_is_the_logarithm_of_the_offset() -> None:
     assert torch.allclose(log_mel(torch.zeros(WINDOW)), torch.log(torch.tensor(0.01)))
 
 
-def test_too_short() -> None:
+def test_too_short_waveforms_are_refused() -> None:
     with pytest.raises(ValueError, match="399"):
         log_mel(torch.zeros(399))
 
 
-def test_waves_of_a_batch_do_not_mix() -> None:
+def test_waveforms_of_a_batch_are_independent() -> None:
     waves = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(log_mel(waves)[1], log_mel(waves[1]), atol=1e-5)

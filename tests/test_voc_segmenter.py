@@ -42,7 +42,7 @@ def golden_picture() -> torch.Tensor:
     return torch.from_numpy(((((y * 3 + x * (c + 1)) // 2) ^ ((x * y) >> 6)) & 255).astype(np.uint8))
 
 
-def test_it_says_what_the_published_graph_says() -> None:
+def test_logits_equal_those_of_the_published_graph() -> None:
     network = load_segmenter()
     for index, block in enumerate(network.blocks):  # the published graph removes two strides, ours one
         rate = 1 if index < 7 else 2 if index < 14 else 4
@@ -71,7 +71,7 @@ def on_grass(stem: str, side: int = 300) -> torch.Tensor:
      ("animals/mammals/dogs/dog", "dog"), ("people/fireman240a", "person"),
      ("vehicles/masstransit/green_korean_bus", "bus")],
 )  # fmt: skip
-def test_it_finds_things_of_photographs(segmenter: VocSegmenter, stem: str, thing: str) -> None:
+def test_objects_in_photographs_are_recognized(segmenter: VocSegmenter, stem: str, thing: str) -> None:
     shares = segmenter(on_grass(stem))
     assert shares.shape == (1, VOC_CLASSES, GRID, GRID) and shares.min() >= 0 and shares.sum(1).max() <= 1 + 1e-5
     middle = shares[0, :, GRID // 2 - 2 : GRID // 2 + 3, GRID // 2 - 2 : GRID // 2 + 3].mean((1, 2))
@@ -79,7 +79,7 @@ def test_it_finds_things_of_photographs(segmenter: VocSegmenter, stem: str, thin
     assert shares[0, :, :2, :2].sum(0).max() < 0.2  # background in the corner
 
 
-def test_evidence_stands_beside_the_levels(segmenter: VocSegmenter) -> None:
+def test_evidence_returns_levels_scores_and_probabilities(segmenter: VocSegmenter) -> None:
     network = load_efficientnet_lite0()
     frames = torch.randint(0, 256, (2, 96, 64, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
@@ -94,7 +94,7 @@ def test_evidence_stands_beside_the_levels(segmenter: VocSegmenter) -> None:
     assert without.object_probs.shape == shares.shape and not without.object_probs.any()
 
 
-def test_words_and_things() -> None:
+def test_similarity_of_words_and_voc_classes() -> None:
     words = ("dog", "owl", "male person", "violin", "vehicle", "tiger", "train")
     fit, kin = (dict(zip(words, table, strict=True)) for table in voc_similarity(embed_with_minilm(words)))
 
@@ -109,7 +109,7 @@ def test_words_and_things() -> None:
     assert all(kin[word][at] >= fit[word][at] for word in words for at in range(VOC_CLASSES))
 
 
-def test_evidence_of_things_by_hand() -> None:
+def test_segmenter_prior_by_hand() -> None:
     """Three words: the first fits class 0 and is related to class 1; the others match no class."""
     evidence = SegmenterPrior(3, 2)
     fit, kin = torch.zeros(3, VOC_CLASSES), torch.zeros(3, VOC_CLASSES)
@@ -131,7 +131,7 @@ def test_evidence_of_things_by_hand() -> None:
     assert not any(of.any() for of in evidence(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros_like(shares)))
 
 
-def test_what_it_says_counts_beside_the_decoder() -> None:
+def test_fuse_segmenter_by_hand() -> None:
     """Four positions: the class asked for, another class, uncertain, nothing."""
     meant, against = torch.tensor([[0.9, 0.0, 0.5, 0.0], [0.0, -2.5, -0.125, 0.0]]).view(2, 1, 1, 4)
     found = torch.stack([meant, against], dim=1)
@@ -140,7 +140,7 @@ def test_what_it_says_counts_beside_the_decoder() -> None:
     assert torch.isfinite(fuse_segmenter(torch.zeros(1, 1, 1), torch.ones(1, 2, 1, 1))).all()
 
 
-def test_nothing_it_says_is_endless() -> None:
+def test_the_segmenter_prior_is_finite() -> None:
     evidence = SegmenterPrior(1, 1)
     evidence.init_from_names(torch.zeros(1, VOC_CLASSES), torch.zeros(1, VOC_CLASSES))
     shares = torch.zeros(1, VOC_CLASSES, 1, 1)
@@ -149,17 +149,17 @@ def test_nothing_it_says_is_endless() -> None:
     assert torch.isfinite(maps).all() and torch.isfinite(found).all() and found[0, 0, 1] < -5
 
 
-def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def weights_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set the weights cache to a place below `folder`; return that place."""
     monkeypatch.setenv("TORCH_HOME", str(folder))
     monkeypatch.delenv("ICF_WEIGHTS_DIR", raising=False)
     return folder / "hub" / "checkpoints"
 
 
-def test_without_a_network_it_is_done_without(
+def test_offline_the_segmenter_is_omitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept(tmp_path, monkeypatch)
+    weights_cache(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with caplog.at_level("INFO", "icf_avs"):
         assert load_segmenter_or_none() is None
@@ -168,7 +168,7 @@ def test_without_a_network_it_is_done_without(
     assert f"curl -L --create-dirs -o weights/{voc_segmenter.FILE}" in said
 
 
-def test_another_file_than_the_published_one_is_never_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = bytearray(voc_segmenter.fetch_weights().read_bytes())
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -49,7 +49,7 @@ def offline(tmp_path: Path, code: str) -> str:
     return done.stdout
 
 
-def test_offline_and_missing_is_one_line_with_the_command(tmp_path: Path) -> None:
+def test_offline_missing_weights_give_the_download_command(tmp_path: Path) -> None:
     said = offline(
         tmp_path,
         "from icf_avs.encoders.registry import build_audio, build_visual, embed_names\n"
@@ -69,7 +69,7 @@ def test_offline_and_missing_is_one_line_with_the_command(tmp_path: Path) -> Non
     assert "curl -L --create-dirs -o weights/vggish-10086976.pth https://" in lines[3]
 
 
-def test_offline_the_hubs_cache_will_do(tmp_path: Path) -> None:
+def test_offline_the_hub_cache_is_used(tmp_path: Path) -> None:
     """A hand-written cache in the layout of the hub client, with weights that are not safetensors."""
     model = tmp_path / "hf" / "hub" / "models--OpenGVLab--pvt_v2_b5"
     snapshot = filled(model / "snapshots" / ("0" * 40), "config.json", "pytorch_model.bin")
@@ -79,7 +79,7 @@ def test_offline_the_hubs_cache_will_do(tmp_path: Path) -> None:
     assert offline(tmp_path, code).strip() == str(snapshot)
 
 
-def test_every_hub_model_has_an_entry_and_a_pin_is_a_whole_commit() -> None:
+def test_every_hub_model_has_a_revision_entry() -> None:
     read = {model.repo for model in (*BACKBONES.values(), *PUBLISHED.values())} | {CLIP.repo, ast_tagger.REPO}
     assert read == weights.REVISIONS.keys()
     assert all(revision is None or re.fullmatch("[0-9a-f]{40}", revision) for revision in weights.REVISIONS.values())
@@ -98,7 +98,7 @@ def test_the_hub_is_asked_for_the_pinned_commit(repo: str, tmp_path: Path, monke
     assert files == {f"{repo}/resolve/{wanted}/{name}" for name in ("config.json", "model.safetensors")}
 
 
-def test_another_commit_in_the_hubs_cache_is_not_the_pinned_one(tmp_path: Path) -> None:
+def test_another_commit_in_the_hub_cache_is_not_used(tmp_path: Path) -> None:
     model = tmp_path / "hf" / "hub" / f"models--{PINNED.replace('/', '--')}"
     filled(model / "snapshots" / ("0" * 40), "config.json", "model.safetensors")
     (model / "refs").mkdir()
@@ -112,7 +112,7 @@ def test_another_commit_in_the_hubs_cache_is_not_the_pinned_one(tmp_path: Path) 
     assert offline(tmp_path, code).strip() == str(pinned)
 
 
-def test_a_folder_of_weights_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weights_folder_has_priority_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = filled(tmp_path / "all" / "pvt_v2_b5", "config.json", "model.safetensors")
     other = filled(tmp_path / "other", "config.json", "model.safetensors")
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "all"))
@@ -123,7 +123,7 @@ def test_a_folder_of_weights_comes_before_the_hub(tmp_path: Path, monkeypatch: p
         weights.model_folder(REPO)
 
 
-def test_a_misspelt_folder_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_folder_is_not_used_as_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
     for given in ("weights/pvt", tmp_path / "weights" / "pvt", "weights/pvt/b5"):
@@ -133,9 +133,7 @@ def test_a_misspelt_folder_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypat
         weights.model_folder(REPO, "weights")
 
 
-def test_a_folder_of_weights_that_is_not_there_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_a_missing_weights_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """By everything that reads weights, instead of using another place."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "wieghts"))
     looks = (
@@ -183,14 +181,14 @@ def test_an_unknown_name_lists_the_known(call) -> None:
         call("vgg16")
 
 
-def test_what_cannot_train_or_load_says_so() -> None:
+def test_encoders_that_cannot_train_or_load_raise() -> None:
     with pytest.raises(UserError, match="efficientnet-lite0 does not train"):
         registry.build_visual("efficientnet-lite0", frozen=False)
     with pytest.raises(UserError, match="takes no weights"):
         registry.build_audio("log-mel", 8, weights="x.pth")
 
 
-def test_weights_that_the_named_folder_lacks_are_not_taken_from_elsewhere_without_a_word(
+def test_weights_from_another_place_than_the_folder_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = filled(tmp_path / "torch" / "hub" / "checkpoints", "x.pt")

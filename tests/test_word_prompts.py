@@ -35,27 +35,27 @@ def no_text_encoder(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("word", EVERYDAY)
-def test_an_everyday_word_stands_for_the_right_object(word: str):
+def test_everyday_words_map_to_the_right_tag(word: str):
     tags = find_tags(word)
     assert tags is not None and set(tags) <= set(audio_words())
     assert EVERYDAY[word] in tags if EVERYDAY[word] else not tags
 
 
-def test_a_sound_is_no_object_of_a_similar_name():
+def test_words_do_not_map_to_objects_of_similar_name():
     assert "singing bowl" not in find_tags("singing") and find_tags("singing bowls") == ("singing bowl",)
     assert find_tags("wind chime") == ("wind chime",) and find_tags("french horn") == ("french horn",)
     assert "french horn" not in find_tags("car horn") and "person" not in find_tags("bird singing")
     assert "female person" not in find_tags("man")
 
 
-def test_a_list_has_commas_or_semicolons():
+def test_words_are_separated_by_commas_or_semicolons():
     assert split_words(" Dog, a  Car horn;; dog\n") == ["dog", "a car horn"]
     for nothing in ("", " ,; "):
         with pytest.raises(UserError, match="names nothing"):
             split_words(nothing)
 
 
-def test_every_word_stands_for_tags_of_the_tagger(capsys: pytest.CaptureFixture[str]):
+def test_every_known_word_maps_to_tags(capsys: pytest.CaptureFixture[str]):
     assert {tag for tags in known_words().values() for tag in tags} == set(audio_words())
     assert "pans" in known_words() and not {"and pans", "etc."} & set(known_words())
     assert main(["words"]) == 0
