@@ -18,25 +18,19 @@ NO = torch.zeros(1, 1, dtype=torch.bool)
 YES = ~NO
 
 
-def test_bce_by_hand() -> None:
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(bce_loss, (math.log(2) + math.log(4)) / 2), (dice_loss, 1 - 2 * 0.5 / (1.25 + 1))]
+)
+def test_bce_and_dice_by_hand(loss, expected: float) -> None:
     logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
-    target = torch.tensor([[[[1.0, 0.0]]]])
-    assert float(bce_loss(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
-
-
-def test_dice_by_hand() -> None:
-    logits = torch.tensor([[[[0.0, math.log(3)]]]])
-    target = torch.tensor([[[[1.0, 0.0]]]])
-    assert float(dice_loss(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
+    assert float(loss(logits, torch.tensor([[[[1.0, 0.0]]]]), YES)) == pytest.approx(expected)
 
 
 def test_labelled_frames_have_equal_weight() -> None:
     logits, target = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4).round()
     frames = torch.tensor([[True, False, True], [False, False, True]])
     for loss in (bce_loss, dice_loss):
-        single = [
-            loss(logits[b : b + 1, t : t + 1], target[b : b + 1, t : t + 1], YES) for b, t in ((0, 0), (0, 2), (1, 2))
-        ]
+        single = [loss(logits[b, t][None, None], target[b, t][None, None], YES) for b, t in ((0, 0), (0, 2), (1, 2))]
         assert torch.allclose(loss(logits, target, frames), torch.stack(single).mean())
 
 
@@ -95,11 +89,8 @@ def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
 def test_sound_reading_loss_by_hand() -> None:
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 4)  # two names, "nothing sounds", a free word
     cost = -logits.log_softmax(-1).flatten()
-    for sounding, expected in (
-        ([True, False], cost[0]),
-        ([True, True], (cost[0] + cost[1]) / 2),
-        ([False, False], cost[2]),
-    ):
+    expected_of = {(True, False): cost[0], (True, True): (cost[0] + cost[1]) / 2, (False, False): cost[2]}
+    for sounding, expected in expected_of.items():
         assert torch.allclose(losses.sound_reading_loss(logits, torch.tensor([[sounding]]), YES), expected)
     assert float(losses.sound_reading_loss(logits, torch.tensor([[[True, False]]]), NO)) == 0
 

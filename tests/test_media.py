@@ -31,15 +31,9 @@ def click_at(source):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [
-        ("a.mp4", {}),
-        ("a.mov", {"sound_codec": "pcm_s16le"}),
-        ("a.mkv", {"sound_codec": "mp3"}),
-        ("a.webm", {"codec": "libvpx", "sound_codec": "libopus"}),
-        ("a.avi", {"sound_codec": "pcm_s16le", **MJPEG}),
-        ("a.ts", {}),
-    ],
-)
+    [("a.mp4", {}), ("a.mov", {"sound_codec": "pcm_s16le"}), ("a.mkv", {"sound_codec": "mp3"}), ("a.ts", {}),
+     ("a.webm", {"codec": "libvpx", "sound_codec": "libopus"}), ("a.avi", {"sound_codec": "pcm_s16le", **MJPEG})],
+)  # fmt: skip
 def test_audio_and_frames_of_every_container_share_one_clock(tmp_path, name, settings):
     info = probe(make_clip(tmp_path / name, sound=click(2, at=1.0), **settings))
     assert (info.width, info.height, info.has_audio, info.audio_rate) == (WIDTH, HEIGHT, True, RATE)

@@ -12,12 +12,8 @@ from torchmetrics import Metric
 from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, StrictMetric
 from icf_avs.evaluation.metrics.semantic import SemanticMetric
 
-METRICS = {
-    "reference": AVSBenchMetric,
-    "strict": StrictMetric,
-    "dataset": DatasetMetric,
-    "semantic": lambda: SemanticMetric(4),
-}
+METRICS = {"reference": AVSBenchMetric, "strict": StrictMetric, "dataset": DatasetMetric}
+METRICS |= {"semantic": lambda: SemanticMetric(4)}
 LOWER = (torch.float16, torch.bfloat16)
 
 
@@ -47,9 +43,8 @@ def scores(name: str, change: Callable[[Metric], Metric] = lambda metric: metric
     """Scores of twelve clips (96,000 pixels); `change` is applied to the metric at the start and halfway."""
     generator, metric = torch.Generator().manual_seed(0), change(METRICS[name]())
     for clip in range(12):
-        probabilities = (
-            torch.rand(5, 40, 40, generator=generator, dtype=torch.float32).half().bfloat16()
-        )  # exact in every type
+        # exact in every type
+        probabilities = torch.rand(5, 40, 40, generator=generator, dtype=torch.float32).half().bfloat16()
         truth = torch.rand(5, 40, 40, generator=generator, dtype=torch.float32) > 0.7
         truth[0] &= clip != 3  # an empty frame
         if name == "semantic":

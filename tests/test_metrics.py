@@ -177,17 +177,13 @@ def test_hand_worked_frame():
 
 
 def test_probability_half_is_negative_for_iou_but_positive_for_f():
-    p, g = torch.full((1, 2, 2), 0.5), torch.ones(1, 2, 2)
-    metric = AVSBenchMetric(1)
-    metric.update(p, g)
-    assert metric.compute() == pytest.approx({"miou": 0.0, "f": 1.0, "active": 0.0})
+    scores = run(AVSBenchMetric(1), [(np.full((1, 2, 2), 0.5, np.float32), np.ones((1, 2, 2), np.float32))])
+    assert scores == pytest.approx({"miou": 0.0, "f": 1.0, "active": 0.0})
 
 
 @pytest.mark.parametrize("metric", [AVSBenchMetric(1), StrictMetric()])
 def test_soft_masks_count_by_their_value(metric):
-    p = torch.tensor([[[0.9, 0.9, 0.0, 0.0]]])
-    metric.update(p, torch.tensor([[[0.5, 1.0, 0.25, 0.0]]]))
-    scores = metric.compute()
+    scores = run(metric, [(np.float32([[[0.9, 0.9, 0, 0]]]), np.float32([[[0.5, 1, 0.25, 0]]]))])
     assert scores["miou"] == pytest.approx((0.5 + 1) / (1 + 1 + 0.25))  # sum of products over sum of maxima
     precision, recall = 1.5 / 2, 1.5 / 1.75  # at thresholds in (0, 0.9]; the first, 0, marks all and is worse
     assert scores["f"] == pytest.approx(1.3 * precision * recall / (0.3 * precision + recall))
@@ -215,14 +211,10 @@ def test_dataset_metric_by_hand():
 
 
 def test_empty_frames_in_reference_and_strict():
-    p = torch.zeros(1, 10, 10)
+    p, truth = np.zeros((2, 1, 10, 10), np.float32)
     p[0, 0, :3] = 0.9
-    truth = torch.zeros(1, 10, 10)
-    reference, strict = AVSBenchMetric(1), StrictMetric()
-    reference.update(p, truth)
-    strict.update(p, truth)
-    assert reference.compute() == pytest.approx({"miou": 0.97, "f": 0.0, "active": 0.03})
-    scores = strict.compute()
+    assert run(AVSBenchMetric(1), [(p, truth)]) == pytest.approx({"miou": 0.97, "f": 0.0, "active": 0.03})
+    scores = run(StrictMetric(), [(p, truth)])
     assert math.isnan(scores["miou"]) and math.isnan(scores["f"])
     assert scores["fpr_empty"] == pytest.approx(0.03) and scores["blank_empty"] == 0
 

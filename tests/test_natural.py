@@ -65,10 +65,8 @@ def words(catalog):
 def model(words):
     """An untrained model of recipe `natural`, made smaller."""
     recipe = natural()
-    small = replace(
-        recipe, spec=replace(recipe.spec, image_size=SIZE), model=replace(recipe.model, dim=32, pixel_dim=16)
-    )
-    return build_model(small, words.words).eval()
+    spec, small = replace(recipe.spec, image_size=SIZE), replace(recipe.model, dim=32, pixel_dim=16)
+    return build_model(replace(recipe, spec=spec, model=small), words.words).eval()
 
 
 def test_an_untrained_model_reads_sounds_as_their_words(model, words):
@@ -86,9 +84,8 @@ def test_the_prior_gets_heard_words_and_counterfactuals_their_reading(model, wor
     prior = model.network.prior.classifier
     real = prior.forward
     monkeypatch.setattr(prior, "forward", lambda r, scores: asked.append(r) or real(r, scores))
-    monkeypatch.setattr(
-        model.network.implicit_text.vocabulary.log_temperature, "data", torch.tensor(9.0)
-    )  # reads arbitrary words
+    temperature = model.network.implicit_text.vocabulary.log_temperature
+    monkeypatch.setattr(temperature, "data", torch.tensor(9.0))  # reads arbitrary words
     cat, violin, owl, person = (words.index[word] for word in ("cat", "violin", "owl", "person"))
     sound, others = torch.zeros(2, 2, model.audio.heard.dim), torch.zeros(2, 3, 2, model.audio.heard.dim)
     sound[0, 0, cat], sound[0, 0, violin], others[:, 1, :, owl], others[:, 2, :, person] = 0.6, 0.2, 0.15, 0.15
@@ -137,9 +134,7 @@ def test_silent_frames_have_empty_masks(model, catalog, monkeypatch):
     # One at a time: rounding in the tagger and in the encoders depends on the batch size.
     tag, visual = model.audio.tag, model.network.visual
     encode, segment = visual.network.forward, visual.segmenter.forward
-    monkeypatch.setattr(
-        model.audio, "tag", lambda clips: torch.cat([tag(clips[:, [at]]) for at in range(clips.shape[1])], 1)
-    )
+    monkeypatch.setattr(model.audio, "tag", lambda clips: torch.cat([*map(tag, clips.split(1, 1))], 1))
     monkeypatch.setattr(visual.segmenter, "forward", lambda frames: torch.cat([*map(segment, frames.split(1))]))
     monkeypatch.setattr(
         visual.network, "forward", lambda frames: [*map(torch.cat, zip(*map(encode, frames.split(1)), strict=True))]
@@ -242,9 +237,7 @@ def test_a_model_without_tagger_refuses_words():
 def test_segment_prints_the_tags(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(Predictor(model), checkpoint))
     clip = make_clip(tmp_path / "clip.mp4", seconds=2, sound=tone(2))
-    assert (
-        main(["segment", str(clip), "--out", str(tmp_path / "out"), "--checkpoint", "natural", "--words", "dog"]) == 0
-    )
+    assert main(f"segment {clip} --out {tmp_path}/out --checkpoint natural --words dog".split()) == 0
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2 and printed[1].split()[0] == "0:00-0:02"
 

@@ -41,12 +41,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tiny(
-    name: str,
-    layout: str = "ms3",
-    icf: PlugInConfig | None = PLUG_IN,
-    interventions: InterventionSettings | None = INTERVENTIONS,
-) -> TrainConfig:
+def tiny(name: str, layout: str = "ms3", icf=PLUG_IN, interventions=INTERVENTIONS) -> TrainConfig:
     """Configuration of two training steps of a small network on small encoders."""
     config = with_encoders(RECIPES[f"{layout}-pvt"](), "efficientnet-lite0", "log-mel", "minilm")
     absent = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
@@ -110,13 +105,8 @@ def test_attaching_plug_ins_does_not_change_the_network(sets: Path, tmp_path: Pa
         config = replace(tiny("query", icf=icf, interventions=interventions), learning_rate=0.0, steps=1)
         path = train(config, tmp_path / str(icf is None), source=sets / "Multi-sources")
         model = load_checkpoint(path)
-        found.append(
-            (
-                load_file(path),
-                Predictor(model).predict(frames, waves).logits,
-                trace(WaveformGraph(model)).graph_module.code,
-            )
-        )
+        logits = Predictor(model).predict(frames, waves).logits
+        found.append((load_file(path), logits, trace(WaveformGraph(model)).graph_module.code))
     (plain, without, alone), (trained, beside, surrounded) = found
     assert plain.keys() == trained.keys() and all(value.equal(trained[key]) for key, value in plain.items())
     assert without.equal(beside) and alone == surrounded and len(alone) > 1_000

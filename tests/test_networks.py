@@ -22,9 +22,7 @@ def tensors(output: NetworkOutput) -> list[torch.Tensor]:
 
 @every_network
 @pytest.mark.parametrize(("frames", "size", "train_visual"), [(3, (64, 64), False), (1, (37, 50), True)])
-def test_shapes_of_any_size_and_number_of_frames(
-    name: str, frames: int, size: tuple[int, int], train_visual: bool
-) -> None:
+def test_shapes(name: str, frames: int, size: tuple[int, int], train_visual: bool) -> None:
     network = small_network(name, train_visual)
     output = network(*random_clips(2, frames, size))
     levels = [tuple(math.ceil(side / stride) for side in size) for stride in (4, 8, 16, 32)]
@@ -53,10 +51,8 @@ def test_padding_changes_no_other_frame(name: str, train: bool) -> None:
     clips.valid[0, 2] = clips.valid[1, 1:] = False
     other = random_clips(seed=1)
     padding = ~clips.valid
-    changed = clips._replace(
-        frames=torch.where(padding[..., None, None, None], other.frames, clips.frames),
-        sound=torch.where(padding[..., None, None], other.sound, clips.sound),
-    )
+    frames = torch.where(padding[..., None, None, None], other.frames, clips.frames)
+    changed = clips._replace(frames=frames, sound=torch.where(padding[..., None, None], other.sound, clips.sound))
     found = []
     for batch in (clips, changed):
         network = small_network(name).train(train)

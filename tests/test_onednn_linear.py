@@ -74,9 +74,8 @@ def test_row_linear_has_gradients() -> None:
 
 
 def test_with_token_linears_keeps_parameters_and_other_layers() -> None:
-    network = nn.Sequential(
-        nn.Linear(4, 8), nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 2, bias=False)), RowLinear(2, 2)
-    )
+    inner = nn.Sequential(nn.Linear(8, 2, bias=False))
+    network = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), inner, RowLinear(2, 2))
     before = dict(network.named_parameters())
     assert with_token_linears(network) is network
     kinds = [type(module) for module in (network[0], network[1], network[2][0], network[3])]

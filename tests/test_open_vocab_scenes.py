@@ -95,11 +95,8 @@ def test_held_out_kinds_are_chosen_by_their_rule() -> None:
         kinds = {row["class"] for row in csv.DictReader(file) if row["class"]}
     order = sorted(kinds, key=lambda kind: hashlib.sha256(kind.encode()).digest())
     parts = tuple(part.strip() for name in audioset_names() for part in name.split(","))
-    nearest = (
-        (embed_with_minilm(tuple(kind.replace("-", " ") for kind in order)) @ embed_with_minilm(parts).T)
-        .amax(1)
-        .tolist()
-    )
+    cosines = embed_with_minilm(tuple(kind.replace("-", " ") for kind in order)) @ embed_with_minilm(parts).T
+    nearest = cosines.amax(1).tolist()
     near = [kind for kind, cosine in zip(order, nearest, strict=True) if cosine >= 0.75]
     far = [kind for kind, cosine in zip(order, nearest, strict=True) if cosine < 0.6]
     assert tuple(near[:14]) == HELD_OUT_NEAR and tuple(far[:7]) == HELD_OUT_FAR
@@ -153,9 +150,8 @@ def test_invalid_arguments(words: OpenVocabCatalog) -> None:
 
 
 def test_words_name_objects(words: OpenVocabCatalog) -> None:
-    one = next(
-        o for i in range(400) if len((o := sample_open_vocab_scene(words, "train", i)).objects_named("animal")) > 1
-    )
+    sampled = (sample_open_vocab_scene(words, "train", i) for i in range(400))
+    one = next(scene for scene in sampled if len(scene.objects_named("animal")) > 1)
     numbers = one.objects_named("animal")
     assert numbers == tuple(n for n, each in enumerate(one.objects, start=1) if "animal" in each.generic)
     assert one.objects_named("no such word") == ()
@@ -220,7 +216,5 @@ def test_features_are_cached(words: OpenVocabCatalog, tmp_path: Path, monkeypatc
 def test_scores_are_quantized_to_a_byte() -> None:
     scores = torch.linspace(-4, 27.8, 1000 * 4).view(1, 1000, 2, 2)
     assert (dequantize_scores(quantize_scores(scores)) - scores).abs().max() <= 0.0626
-    assert (
-        quantize_scores(torch.full((1, 1000, 1, 1), 99.0)).max() == 255
-        and quantize_scores(torch.full((1, 1, 1, 1), -99.0)) == 0
-    )
+    assert quantize_scores(torch.full((1, 1000, 1, 1), 99.0)).max() == 255
+    assert quantize_scores(torch.full((1, 1, 1, 1), -99.0)) == 0

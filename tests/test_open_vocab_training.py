@@ -35,15 +35,9 @@ pytestmark = pytest.mark.full
 
 FULL = natural()
 TINY = replace(
-    FULL,
-    model=replace(FULL.model, dim=32, pixel_dim=16),
-    words=WordDataConfig(images=16, clips=2, validation=16),
-    spec=replace(FULL.spec, image_size=64),
-    steps=4,
-    batch=10,
-    warmup=2,
-    checkpoint_every=2,
-)
+    FULL, model=replace(FULL.model, dim=32, pixel_dim=16), words=WordDataConfig(images=16, clips=2, validation=16),
+    spec=replace(FULL.spec, image_size=64), steps=4, batch=10, warmup=2, checkpoint_every=2,
+)  # fmt: skip
 
 
 def embedded(encoder: str | tuple[str, ...], names: tuple[str, ...] = ()) -> torch.Tensor:

@@ -91,16 +91,10 @@ def test_frames_with_and_without_a_mask_are_encoded_alike(tmp_path):
 
 @pytest.mark.parametrize(
     ("codec", "pix_fmt", "size"),
-    [
-        ("libx264", "yuv444p", (161, 121)),
-        ("ffv1", "yuv420p", (161, 121)),
-        ("ffv1", "yuv420p10le", (160, 120)),
-        ("ffv1", "bgr0", (160, 120)),
-        ("libx264rgb", "rgb24", (160, 120)),
-        ("mjpeg", "yuvj420p", (160, 120)),
-        ("ffv1", "gray", (160, 120)),
-    ],
-)
+    [("libx264", "yuv444p", (161, 121)), ("ffv1", "yuv420p", (161, 121)), ("ffv1", "yuv420p10le", (160, 120)),
+     ("ffv1", "bgr0", (160, 120)), ("libx264rgb", "rgb24", (160, 120)), ("mjpeg", "yuvj420p", (160, 120)),
+     ("ffv1", "gray", (160, 120))],
+)  # fmt: skip
 def test_any_pixel_format_and_size_keeps_its_colours(tmp_path, codec, pix_fmt, size):
     source = make_clip(tmp_path / "a.mkv", codec=codec, pix_fmt=pix_fmt, size=size, seconds=0.4, sound=tone(0.4))
     path = overlaid(source)

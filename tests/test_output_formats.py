@@ -153,10 +153,8 @@ def test_run_lengths_that_pass_the_check_are_canonical(size, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     text = encode(np.kron(rng.random((size[0] // 4 + 1, size[1])) < 0.5, np.ones((4, 1)))[: size[0]])["counts"]
     at, code = data.draw(st.integers(0, len(text) - 1)), chr(data.draw(st.integers(40, 120)))
-    changed = {
-        "size": list(size),
-        "counts": text[:at] + data.draw(st.sampled_from([code, "", code + "0"])) + text[at + 1 :],
-    }
+    counts = text[:at] + data.draw(st.sampled_from([code, "", code + "0"])) + text[at + 1 :]
+    changed = {"size": list(size), "counts": counts}
     try:
         check_run_lengths(changed, *size)
     except ValueError:

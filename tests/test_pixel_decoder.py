@@ -33,14 +33,8 @@ def test_positions_equal_those_of_transformers(normalised: bool) -> None:
 def test_deformable_attention_is_initialised_as_in_transformers() -> None:
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1])
     backbone.out_features = ["stage1", "stage2", "stage3", "stage4"]
-    config = Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=64,
-        mask_feature_size=64,
-        hidden_dim=64,
-        encoder_layers=2,
-        decoder_layers=2,
-    )
+    sizes = {"feature_size": 64, "mask_feature_size": 64, "hidden_dim": 64, "encoder_layers": 2, "decoder_layers": 2}
+    config = Mask2FormerConfig(backbone_config=backbone, **sizes)
     full = Mask2FormerModel(config).pixel_level_module.decoder.state_dict()
     for module in (DeformablePixelDecoder((8, 8, 8, 8), 64, layers=2), DeformableEncoder(64, 2, 128, dropout=0.0)):
         state = {key.removeprefix("decoder."): value for key, value in module.state_dict().items()}

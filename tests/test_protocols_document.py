@@ -98,9 +98,8 @@ def test_python_for_two_logits():
     mixed = [1 / (1 + np.exp(logits[:, 0] - 2 * logits[:, 1])) for logits, _ in clips]
     want = np.mean([mean_iou(logits[:, 1] > logits[:, 0], truth) for logits, truth in clips])
     assert names["miou"] == pytest.approx(want, abs=1e-6)
-    assert names["f"] == pytest.approx(
-        np.mean([curve_maximum(p, truth) for p, (_, truth) in zip(mixed, clips, strict=True)]), abs=1e-6
-    )
+    f = np.mean([curve_maximum(p, truth) for p, (_, truth) in zip(mixed, clips, strict=True)])
+    assert names["f"] == pytest.approx(f, abs=1e-6)
 
 
 def test_python_for_sums_over_queries():

@@ -45,9 +45,8 @@ def test_a_batch_of_s4(home) -> None:
     assert batch.class_map.dtype == torch.long and batch.masks.dtype == torch.float32
     assert not batch.masks[:, 1:].any() and not batch.class_map[:, 1:].any()
     np.testing.assert_array_equal(batch.frames[0, 3], clip.frames[3])
-    np.testing.assert_allclose(
-        batch.waveforms[0], cut_windows(clip.samples.astype(np.float32) / 32768, SPEC, 5), atol=1e-6
-    )
+    wave = clip.samples.astype(np.float32) / 32768
+    np.testing.assert_allclose(batch.waveforms[0], cut_windows(wave, SPEC, 5), atol=1e-6)
 
 
 def test_a_batch_of_ms3_has_class_ids_only_for_a_single_known_class(home) -> None:
@@ -123,16 +122,13 @@ TRAINED = ModelConfig(visual="resnet-50", train_visual=True)
 @pytest.fixture
 def s4(tmp_path: Path) -> Path:
     root = tmp_path / "Single-source"
-    fixtures.write_s4(
-        root, [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(("train", "train", "train", "val"))]
-    )
+    splits = ("train", "train", "train", "val")
+    fixtures.write_s4(root, [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(splits)])
     return root
 
 
 def config(model: ModelConfig, **changes: object) -> TrainConfig:
-    return replace(
-        TrainConfig("x", model), benchmark=BenchmarkConfig("S4"), batch=10, seed=3, audio_pretrain_steps=0, **changes
-    )
+    return TrainConfig("x", model, benchmark=BenchmarkConfig("S4"), batch=10, seed=3, audio_pretrain_steps=0, **changes)
 
 
 def test_every_clip_is_seen_once_per_epoch(s4: Path) -> None:
@@ -141,9 +137,7 @@ def test_every_clip_is_seen_once_per_epoch(s4: Path) -> None:
     clips = [frames.float().mean().item() for step in range(3) for frames in data.batch(step).frames]
     assert sorted(clips[:3]) == sorted(clips[3:]) and len(set(clips)) == 3
     whole, parts = data.batch(5), [data.batch(5, part, 2) for part in range(2)]
-    assert torch.equal(whole.waveforms[0], parts[0].waveforms[0]) and torch.equal(
-        whole.waveforms[1], parts[1].waveforms[0]
-    )
+    assert all(torch.equal(wave, part.waveforms[0]) for wave, part in zip(whole.waveforms, parts, strict=True))
 
 
 def test_audio_pretraining_reads_no_frames(s4: Path) -> None:
@@ -163,9 +157,8 @@ def test_features_of_a_frozen_encoder_are_cached(s4: Path, tmp_path: Path, monke
     monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     data = BenchmarkData(config(ModelConfig()), s4, 2)
     first = data.batch(0)
-    assert first.frames is None and [level.shape[:3] for level in first.pyramid] == [
-        (2, 5, width) for width in (24, 40, 112, 320)
-    ]
+    assert first.frames is None
+    assert [level.shape[:3] for level in first.pyramid] == [(2, 5, width) for width in (24, 40, 112, 320)]
     shown = BenchmarkData(config(TRAINED), s4, 1).batch(0)
     with torch.inference_mode():
         levels = build_visual("efficientnet-lite0")(shown.frames.flatten(0, 1))

@@ -72,9 +72,8 @@ def test_rows_of_mit_without_contrast_are_inside_the_network() -> None:
     for of in ("ms3-pvt", "avss-pvt"):
         for row in ("mit", "mit-sc"):
             assert {f"{of}-{row}-refined", f"{of}-{row}-text"} <= RECIPES.keys()
-        assert RECIPES[f"{of}-mit-refined-level-frame"]().icf == PlugInConfig(
-            MIT("refined", levels=("frame",), encoders="published"), None, None
-        )
+        mit = MIT("refined", levels=("frame",), encoders="published")
+        assert RECIPES[f"{of}-mit-refined-level-frame"]().icf == PlugInConfig(mit, None, None)
         assert RECIPES[f"{of}-mit"]().model_config(()).mit is None
 
 
@@ -84,16 +83,14 @@ def test_small_encoders_select_the_small_model() -> None:
     small, shipped = with_encoders(large, "efficientnet-lite0", "log-mel", "minilm"), RECIPES["stamps"]()
     model = small.model
     assert (model.dim, model.pixel_dim, model.heads, model.train_visual) == (128, 48, 4, False)
-    assert (
-        small.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
-    )  # the augmented audio of the shipped recipe takes longer
+    # the augmented audio of the shipped recipe takes longer
+    assert small.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
     for field in ("learning_rate", "weight_decay", "text_encoder"):
         assert getattr(small, field) == getattr(shipped, field), field
     assert (small.name, small.batch, small.benchmark) == (large.name, large.batch, large.benchmark)
     taught = with_encoders(large, None, "log-mel", None)
-    assert (
-        taught.learning_rate == large.learning_rate and taught.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
-    )
+    assert taught.learning_rate == large.learning_rate
+    assert taught.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
 
 
 def short(config: TrainConfig, **changes: object) -> TrainConfig:

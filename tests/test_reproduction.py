@@ -42,10 +42,8 @@ def test_rows_of_a_seed_share_scenes_and_audio_encoder() -> None:
     for seed in (0, 1):
         of_rows = {(row.config(seed, 400).scene_seed, row.config(seed, 400).data) for row in ROWS.values()}
         assert of_rows == {(seed, pretraining(seed).data)}
-    audio = {
-        name: build_model(ROWS[name].config(0, 1), ("bell", "cat")).audio for name in ("all", "guided", "tpavi-all")
-    }
-    shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in audio.values()]
+    audio = [build_model(ROWS[name].config(0, 1), ("bell", "cat")).audio for name in ("all", "guided", "tpavi-all")]
+    shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in audio]
     assert shapes[0] == shapes[1] == shapes[2]
 
 

@@ -115,9 +115,7 @@ def test_shifted_audio_uses_the_activity_of_each_object(changing):
         stamps = f"animals/dog|dog|{digits[0]};animals/hen|hen|{digits[1]}"
         (changing / "scenes.csv").write_text(f"{header}clip_000000,test,0,0,dog hen,dog hen,{stamps}\n")
         result = evaluate_robustness(Listener(ClipSpec()), read_set(changing, "test"))
-        frames[name] = (
-            result.scores["shifted", CHANGED]["frames"] if ("shifted", CHANGED) in result.scores else result.notes
-        )
+        frames[name] = result.scores.get(("shifted", CHANGED), {}).get("frames", result.notes)
     assert frames["handing over"] == 4  # only the last frame hears the same class: hen
     assert "a shift" in " ".join(frames["constant"])
 
@@ -138,12 +136,11 @@ def test_condition_blank_keeps_the_audio(records):
 
 def test_noise_levels(records):
     clip = records[0].load()
-    level = {
-        audio: np.std(altered_audio(clip, records, 0, audio, 0)) for audio in ("noise", "noise-10db", "noise-40db")
-    }
-    assert level["noise"] == pytest.approx(clip.waveform.std(), rel=0.02)
-    assert 20 * math.log10(level["noise-10db"] / level["noise"]) == pytest.approx(-10, abs=0.01)
-    assert 20 * math.log10(level["noise-40db"] / level["noise"]) == pytest.approx(-40, abs=0.01)
+    level = np.std(altered_audio(clip, records, 0, "noise", 0))
+    assert level == pytest.approx(clip.waveform.std(), rel=0.02)
+    for db in (10, 40):
+        lower = np.std(altered_audio(clip, records, 0, f"noise-{db}db", 0))
+        assert 20 * math.log10(lower / level) == pytest.approx(-db, abs=0.01)
 
 
 def test_added_noise_has_its_signal_to_noise_ratio(records):
@@ -248,12 +245,8 @@ def judged(true, negative, frames=1) -> Verdict:
 
 def test_the_boundary_is_a_ratio_of_one_half():
     alike = [0.8] * 7
-    for left, label in (
-        (0.41, "ignores the audio"),
-        (0.4, "uses the audio"),
-        (0.39, "uses the audio"),
-    ):  # identical clips: no spread
-        verdict = judged(alike, [left] * 7, frames=5)
+    for left, verb in ((0.41, "ignores"), (0.4, "uses"), (0.39, "uses")):  # identical clips: no spread
+        verdict, label = judged(alike, [left] * 7, frames=5), f"{verb} the audio"
         assert verdict.label == label and (verdict.true, verdict.negative) == (pytest.approx(0.8), pytest.approx(left))
         assert "7 clips" in verdict.sentence("m") and label in verdict.sentence("m")
     blind = judged([0.04] * 7, [0.0] * 7)

@@ -121,9 +121,7 @@ def test_the_tag_of_a_mask_is_in_every_output(tmp_path, short, weight, marked):
     assert len(lines) == 1 and ("square" in lines[0]) == ("square" in page) == shown
     assert ("nothing" in lines[0]) == ("nothing" in page) == (not marked and not shown)
     texts = [words for _, _, words in subtitles(result.frames)]
-    assert (
-        texts == [("square" if weight else "[sound]",)] if marked else texts == ([("square",)] if weight >= 0.5 else [])
-    )
+    assert texts == ([("square" if weight else "[sound]",)] if marked else [("square",)] if weight >= 0.5 else [])
 
 
 def test_a_mask_without_class_names_is_a_sound_without_a_name(tmp_path, clip):
@@ -189,14 +187,8 @@ def test_result_files_are_consistent(clip, tmp_path):
     assert os.listdir(tmp_path / "out") == ["square"]
     assert told == sorted(told) and told[-1] == 1
     document = json.loads((folder / "segmentation.json").read_text())
-    assert document["video"] == {
-        "file": "square.mp4",
-        "width": WIDTH,
-        "height": HEIGHT,
-        "start": 0,
-        "duration": 5,
-        "fps": 25,
-    }
+    facts = {"width": WIDTH, "height": HEIGHT, "start": 0, "duration": 5, "fps": 25}
+    assert document["video"] == {"file": "square.mp4", **facts}
     assert document["checkpoint"] == "tiny" and document["clip"]["frames"] == 5 and len(document["frames"]) == 5
     for index, frame in enumerate(document["frames"]):
         stored = np.asarray(Image.open(folder / "masks" / f"{index:06d}.png"))

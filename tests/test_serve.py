@@ -47,6 +47,12 @@ LIMITS = Limits(max_mb=1, max_seconds=6)
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def segmenter():
     return icf_avs.load("stamps")
@@ -76,10 +82,7 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def site(segmenter):
     """Address and upload folder of a running page."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with serving(segmenter, "127.0.0.1", port, LIMITS) as (address, store):
+    with serving(segmenter, "127.0.0.1", free_port(), LIMITS) as (address, store):
         yield address, store
     assert not store.exists() and "GRADIO_TEMP_DIR" not in os.environ
 
@@ -317,9 +320,8 @@ def test_error_messages_hold_no_path_traceback_or_markup(client, site, text, sce
 
 def test_a_large_upload_is_refused(site):
     body = b"x" * (LIMITS.upload_bytes + 100_000)
-    status, answered, _ = ask(
-        site, "POST", "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=b"}
-    )
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, answered, _ = ask(site, "POST", "/gradio_api/upload", body, form)
     assert status == 413 and b"takes 1 MB at most" in answered
     status, _, _ = ask(site, "POST", "/gradio_api/upload", headers={"Transfer-Encoding": "chunked"})
     assert status == 411
@@ -456,9 +458,7 @@ def test_old_files_are_deleted(tmp_path):
     ("number", "code", "line"), [(signal.SIGINT, 130, "icf: interrupted\n"), (signal.SIGTERM, 0, "")]
 )
 def test_a_terminated_server_leaves_no_files(scene, tmp_path, number, code, line):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # The server prints every host name it looks up, apart from this machine's.
     program = (
         "import os, signal, sys, socket, icf_avs.__main__ as cli\n"
@@ -477,9 +477,8 @@ def test_a_terminated_server_leaves_no_files(scene, tmp_path, number, code, line
         env=bare | {"TMPDIR": str(tmp_path / "temporary")},
     )  # fmt: skip
     assert server.stdout.readline() == f"the page is at http://127.0.0.1:{port}/ (end it with Ctrl+C)\n"
-    job = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False).submit(
-        handle_file(scene), api_name="/listen"
-    )
+    visitor = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False)
+    job = visitor.submit(handle_file(scene), api_name="/listen")
     while job.status().code.name not in ("PROCESSING", "PROGRESS", "FINISHED"):
         time.sleep(0.01)
     server.send_signal(number)

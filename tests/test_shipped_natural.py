@@ -54,14 +54,11 @@ def test_other_words_leave_it_unsegmented(segmenter, scene):
 
 
 def test_the_page_shows_the_tags_of_words(segmenter, scene, tmp_path):
-    found = [
-        run_inference(segmenter, scene[0], tmp_path, Limits(), words=words) for words in ("Siren; thunder", "dogs")
-    ]
-    assert (
-        found[0].summary.startswith("Segmented in 3 of 5 seconds.") and "siren: emergency vehicle" in found[0].summary
-    )
-    assert "thunder: no visible object" in found[0].summary
-    assert found[1].summary == "Segmented in 0 of 5 seconds. None of the sounds asked for. dogs: dog."
+    siren = run_inference(segmenter, scene[0], tmp_path, Limits(), words="Siren; thunder").summary
+    assert siren.startswith("Segmented in 3 of 5 seconds.")
+    assert "siren: emergency vehicle" in siren and "thunder: no visible object" in siren
+    dogs = run_inference(segmenter, scene[0], tmp_path, Limits(), words="dogs").summary
+    assert dogs == "Segmented in 0 of 5 seconds. None of the sounds asked for. dogs: dog."
 
 
 @pytest.mark.parametrize(
@@ -74,8 +71,7 @@ def test_the_page_shows_the_tags_of_words(segmenter, scene, tmp_path):
 )
 def test_a_photograph_is_segmented_for_its_word_only(segmenter, stem, said, not_said):
     """Cut-out photographs on plain green."""
-    predictor, side = segmenter.predictor, 448
-    model = predictor.model
+    predictor, side, model = segmenter.predictor, 448, segmenter.predictor.model
     stamp = Image.open(asset_packages.stamps_root() / f"{stem}.png").convert("RGBA")
     scale = 0.7 * side / max(stamp.size)
     stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))

@@ -1,4 +1,4 @@
-"""The structure of the package (imports run one way, files are short) and of the tests (each file stands alone)."""
+"""The structure of the package (import layers, short files) and of the tests (no imports between test files)."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path, modules: set[str]) -> Iterator[str]:
-    """Modules of the package that a file imports, also inside functions and for types."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imported(name: str) -> Iterator[str]:
+    """Modules that a module of the package imports, also inside functions and for types."""
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if whole in modules else node.module
+                yield whole if whole in FILES else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
 def test_there_are_no_circular_imports():
-    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
-    graph = {name: set(imported(path, set(files))) & set(files) - {name} for name, path in files.items()}
+    graph = {name: set(imported(name)) & set(FILES) - {name} for name in FILES}
     assert len(graph) > 100 and graph["icf_avs.inference.segment"], "the files were read"
     try:
         order = list(TopologicalSorter(graph).static_order())
@@ -44,51 +46,44 @@ def test_there_are_no_circular_imports():
 
 
 def package_of(name: str) -> str:
-    """The folder of a module, or the module itself where it is in none."""
+    """The folder of a module, or the module itself if it is in none."""
     return name.split(".")[1] if "." in name else name
 
 
 def test_imports_of_packages_have_at_most_ten_layers():
-    """Folders, and files beside them, stand in ten storeys: each imports what is below it."""
-    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
-    rooms: dict[str, set[str]] = {}
-    for name, path in files.items():
-        found = {package_of(module) for module in imported(path, set(files)) if module in files}
-        rooms.setdefault(package_of(name), set()).update(found - {package_of(name)})
-    storeys: dict[str, int] = {}
-    for room in TopologicalSorter(rooms).static_order():  # raises CycleError
-        storeys[room] = 1 + max((storeys[below] for below in rooms[room]), default=0)
-    assert storeys["networks"] < storeys["training"] < storeys["cli"] and max(storeys.values()) <= 10, storeys
+    """Folders, and files beside them: each layer imports only lower ones."""
+    packages: dict[str, set[str]] = {}
+    for name in FILES:
+        found = {package_of(module) for module in imported(name) if module in FILES}
+        packages.setdefault(package_of(name), set()).update(found - {package_of(name)})
+    layers: dict[str, int] = {}
+    for package in TopologicalSorter(packages).static_order():  # raises CycleError
+        layers[package] = 1 + max((layers[below] for below in packages[package]), default=0)
+    assert layers["networks"] < layers["training"] < layers["cli"] and max(layers.values()) <= 10, layers
 
 
-def test_icf_does_not_import_its_users():
-    """ICF as published knows nothing of networks and of what is not from the paper; training knows all of them."""
-    rooms = ("icf", "extensions", "networks", "training")
-    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
-    for number, room in enumerate(rooms):
-        for name in (name for name in files if name.startswith(f"icf_avs.{room}")):
-            found = {module.removeprefix("icf_avs.").split(".")[0] for module in imported(files[name], set(files))}
-            assert not found & set(rooms[number + 1 :]), name
+CALLERS = {"training", "evaluation", "inference", "networks", "checkpoint", "serve", "batch", "cli"}
+FORBIDDEN = {  # ICF as published imports no network and nothing that is not from the paper
+    "icf": {"extensions", "networks", "training"}, "extensions": {"networks", "training"}, "networks": {"training"},
+    "media": CALLERS | {"encoders", "datasets", "synthetic"}, "encoders": CALLERS | {"datasets", "synthetic"},
+    "datasets": CALLERS | {"encoders", "synthetic"}, "synthetic": CALLERS,
+}  # fmt: skip
 
 
-def test_data_and_encoders_import_nothing_that_calls_them():
-    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
-    below = {"media": set(), "encoders": {"media"}, "datasets": {"media"}}
-    below["synthetic"] = {"media", "encoders", "datasets"}
-    callers = {"training", "evaluation", "inference", "networks", "checkpoint", "serve", "batch", "cli"}
-    for room in below:
-        for name in (name for name in files if name.startswith(f"icf_avs.{room}")):
-            found = {module.removeprefix("icf_avs.").split(".")[0] for module in imported(files[name], set(files))}
-            assert not found & (callers | set(below) - below[room] - {room}), name
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_do_not_import_their_users(package: str):
+    for name in (name for name in FILES if name.startswith(f"icf_avs.{package}")):
+        found = {module.removeprefix("icf_avs.").split(".")[0] for module in imported(name)}
+        assert not found & FORBIDDEN[package], name
 
 
 @functools.cache
 def defined_names() -> dict[str, set[str]]:
-    """Of each module of the package the names that it has once it is imported, as far as they are written out."""
+    """Names that each module of the package defines or imports, as far as they are written out."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     names: dict[str, set[str]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        found = names.setdefault(module_name(path), set())
+    for name, path in FILES.items():
+        found = names.setdefault(name, set())
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds):
                 found.add(node.name)
@@ -100,7 +95,7 @@ def defined_names() -> dict[str, set[str]]:
 
 
 def missing_imports(code: str) -> list[str]:
-    """What a program imports from the package that is not there, with the line."""
+    """Names that a program imports from the package but that do not exist, with the line."""
     modules = defined_names()
     return [
         f"{node.lineno}: {node.module}.{alias.name}"
@@ -113,7 +108,7 @@ def missing_imports(code: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "notebooks", "research", "tests", "tools"])
 def test_imports_of_programs_exist(folder: str):
-    """Programs and tests that no quick run touches do not fall behind a name that changes."""
+    """Renamed names are also renamed in programs and tests that no quick run executes."""
     found = {path.name: missing_imports(path.read_text(encoding="utf-8")) for path in (ROOT / folder).glob("*.py")}
     found |= {path.name: missing_imports(notebook_code(path)) for path in (ROOT / folder).glob("*.ipynb")}
     assert found
@@ -131,12 +126,12 @@ def test_imports_of_documented_code_exist(name: str):
 
 
 def test_no_file_of_the_package_is_over_300_lines():
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert not {str(path): lines for path, lines in lengths.items() if lines > 300}
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+    assert not {name: lines for name, lines in lengths.items() if lines > 300}
 
 
 def patched_names(node: ast.AST) -> Iterator[str]:
-    """What monkeypatch.setattr, delattr and mock.patch.object replace in one call, where the name is written out."""
+    """Names replaced by a call of monkeypatch.setattr, delattr or mock.patch.object, if written out."""
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
         return
     for value in node.args[:2] if node.func.attr in ("setattr", "delattr", "object", "patch") else ():
@@ -145,7 +140,7 @@ def patched_names(node: ast.AST) -> Iterator[str]:
 
 
 def test_tests_do_not_import_tests_or_patch_private_names():
-    """Helpers that several files need stand in modules of their own."""
+    """Shared helpers are in separate modules."""
     files = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
     for path in files.values():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -75,12 +75,8 @@ def test_a_recording_is_encoded_by_its_tags(names: torch.Tensor, catalog: Catalo
     found = published_weights()
     torch.manual_seed(0)
     word_encoder = load_tagger_encoder(DIM, WORDS, names, weights=found)
-    wave = resample(
-        trim_and_normalize(
-            read_audio(catalog.read_recording(catalog.sound_class("dog").cross_recordings[0]), 16_000)[0]
-        ),
-        16_000 / RATE,
-    )
+    recording = catalog.read_recording(catalog.sound_class("dog").cross_recordings[0])
+    wave = resample(trim_and_normalize(read_audio(recording, 16_000)[0]), 16_000 / RATE)
     wave = torch.from_numpy(wave).repeat(-(-160_000 // len(wave)))[None, :160_000]
     said = word_encoder.heard(wave[None])[0]
     assert WORDS[said[0, : len(WORDS)].argmax()] == "dog"

@@ -48,11 +48,8 @@ def test_as_many_parameters_as_the_public_network(encoder: str, classes: int | N
     with torch.device("meta"):
         network = TPAVI(Encoder(widths), nn.Identity(), classes=classes).eval()
         pyramid = [torch.empty(1, 10, c, s, s) for c, s in zip(widths, (56, 28, 14, 7), strict=True)]
-        output = network.decode(
-            network.encode_visual(VisualFeatures(pyramid)),
-            AudioFeatures(torch.empty(1, 10, 128)),
-            torch.ones(1, 10, dtype=torch.bool),
-        )
+        visual = network.encode_visual(VisualFeatures(pyramid))
+        output = network.decode(visual, AudioFeatures(torch.empty(1, 10, 128)), torch.ones(1, 10, dtype=torch.bool))
     assert sum(p.numel() for p in network.parameters()) == public_parameters(widths, classes)
     assert output.logits.shape == (1, 10, 224, 224)
     assert (None if output.classes is None else output.classes.shape[2]) == classes

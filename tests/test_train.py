@@ -317,10 +317,8 @@ def test_weight_decay_spares_biases_norms_and_temperatures(data: StampsData, tmp
             factor = 1 - group["lr"] * group["weight_decay"]
             assert torch.allclose(parameter.detach(), factor * parameter.before), every[id(parameter)]
     kept = {every[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
-    assert {
-        f"network.{name}"
-        for name in ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight")
-    } <= kept
+    wanted = ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight")
+    assert {f"network.{name}" for name in wanted} <= kept
 
 
 @pytest.mark.parametrize("value", [-30.0, 30.0])

@@ -154,9 +154,8 @@ def test_the_progress_bar_shows_whole_numbers(width: int, terms: int, terminal: 
     values = dict.fromkeys(("loss", "bce", "dice", "counterfactual"), 1.5)
     config = replace(RECIPES["own"](), name="a run")
     screen = io.StringIO()
-    with progress(
-        config, "own", Console(file=screen, width=width, force_terminal=terminal, color_system=None)
-    ) as report:
+    console = Console(file=screen, width=width, force_terminal=terminal, color_system=None)
+    with progress(config, "own", console) as report:
         report("pretrain", 1_200, config.audio_pretrain_steps + config.steps, {"loss": 1.5, "top1": 0.5})
         report("train", 1_212, config.audio_pretrain_steps + config.steps, values)
     last = [line for line in screen.getvalue().splitlines() if "training masks" in line][-1]

@@ -114,23 +114,15 @@ def test_out_of_memory_in_the_middle_of_a_run(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (
-            OSError(errno.ENOSPC, "No space left on device", "log"),
-            r"^log: No space left on device, at step 5; make room",
-        ),
-        (
-            OSError(errno.EIO, "Input/output error"),
-            r"^Input/output error, at step 5; check that the data and the run folder",
-        ),
+        (OSError(errno.ENOSPC, "No space left", "log"), r"^log: No space left, at step 5; make room"),
+        (OSError(errno.EIO, "I/O error"), r"^I/O error, at step 5; check that the data and the run folder"),
         (MemoryError(), r"^out of memory at step 5 \(none is left\)"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), r"5 \(CUDA out of memory\)"),
     ],
 )
 def test_each_fault_is_one_line(fault: Exception, said: str, straight: Path) -> None:
-    with (
-        pytest.raises(UserError, match=said) as raised,
-        as_user_errors(SimpleNamespace(step=5, folder=straight), "icf train tiny --resume"),
-    ):
+    trainer = SimpleNamespace(step=5, folder=straight)
+    with pytest.raises(UserError, match=said) as raised, as_user_errors(trainer, "icf train tiny --resume"):
         raise fault
     assert "\n" not in str(raised.value) and f"go on from {straight / 'last.pt'} with --resume" in str(raised.value)
 
@@ -169,7 +161,6 @@ def test_the_data_folder_vanishes(tmp_path: Path) -> None:
 def small_run() -> TrainConfig:
     """A small S4 run: eight steps, a checkpoint after each."""
     config = with_encoders(RECIPES["s4-pvt-baseline"](), "efficientnet-lite0", "log-mel", "minilm")
-    model = replace(config.model, dim=32, pixel_dim=16, heads=4)
-    spec = replace(config.spec, image_size=64)
+    model, spec = replace(config.model, dim=32, pixel_dim=16, heads=4), replace(config.spec, image_size=64)
     sizes = {"audio_pretrain_steps": 1, "steps": 7, "batch": 10, "warmup": 1, "checkpoint_every": 1}
     return replace(config, model=model, spec=spec, data=DataConfig(), **sizes)

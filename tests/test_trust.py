@@ -14,6 +14,7 @@ import resource
 import shutil
 import struct
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,9 +85,7 @@ def test_a_pickle_is_no_checkpoint(ending: str, form: str, tmp_path: Path, capsy
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError):
         icf_avs.load(tmp_path)  # the folder with it
-    assert (
-        main(["segment", str(tmp_path / "video.mp4"), "--checkpoint", str(path), "--out", str(tmp_path / "out")]) == 2
-    )
+    assert main(f"segment {tmp_path}/video.mp4 --checkpoint {path} --out {tmp_path}/out".split()) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not mark.exists()
 
@@ -120,10 +119,15 @@ def valid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def contents(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and state of a checkpoint."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
+
+
 def claiming(valid_checkpoint: Path, path: Path, part: str, claims: dict[str, object]) -> Path:
     """Save the valid checkpoint with other values in its config or spec."""
-    with safe_open(valid_checkpoint, framework="pt") as file:
-        metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
+    metadata, state = contents(valid_checkpoint)
     metadata[part] = json.dumps(json.loads(metadata[part]) | claims)
     save_file(state, path, metadata)
     return path
@@ -157,30 +161,21 @@ def refusal(path: Path) -> str:
 
 BIG = 10**9
 CLAIMS = {
-    "dim": ("config", {"dim": BIG}),
-    "dim within bounds": ("config", {"dim": 8192}),
-    "dim of text": ("config", {"dim": "32"}),
-    "dim of truth": ("config", {"dim": True}),
-    "no dim": ("config", {"dim": 0}),
-    "no heads": ("config", {"heads": 0}),
-    "layers": ("config", {"layers": BIG}),
+    "dim": ("config", {"dim": BIG}), "dim within bounds": ("config", {"dim": 8192}),
+    "dim of text": ("config", {"dim": "32"}), "dim of truth": ("config", {"dim": True}),
+    "no dim": ("config", {"dim": 0}), "no heads": ("config", {"heads": 0}), "layers": ("config", {"layers": BIG}),
     "layers within bounds": ("config", {"layers": 64, "dim": 8192, "pixel_dim": 8192}),
     "a million classes": ("config", {"classes": [f"class {number}" for number in range(1_000_000)]}),
-    "many classes": ("config", {"classes": ["dog"] * 50_000}),
-    "classes of numbers": ("config", {"classes": [1, 2, 3]}),
+    "many classes": ("config", {"classes": ["dog"] * 50_000}), "classes of numbers": ("config", {"classes": [1, 2, 3]}),
     "free words": ("config", {"implicit_text": {"free_words": BIG, "tokens": 2, "segment": 2}}),
     "free words within bounds": ("config", {"implicit_text": {"free_words": 1_000_000, "tokens": 2, "segment": 2}}),
     "part of text": ("config", {"implicit_text": "all"}),
     "temperature": ("config", {"contrastive": {"dim": 64, "floor": 0.05, "temperature": float("nan")}}),
     "text": ("config", {"visual": ["efficientnet-lite0"]}),
-    "size": ("spec", {"image_size": BIG}),
-    "window": ("spec", {"window": BIG}),
-    "frames": ("spec", {"frames": BIG}),
-    "fps": ("spec", {"fps": float("inf")}),
-    "fps of text": ("spec", {"fps": "1"}),
-    "phase": ("spec", {"phase": float("nan")}),
-    "a huge number": ("spec", {"image_size": 10**4000}),
-}
+    "size": ("spec", {"image_size": BIG}), "window": ("spec", {"window": BIG}), "frames": ("spec", {"frames": BIG}),
+    "fps": ("spec", {"fps": float("inf")}), "fps of text": ("spec", {"fps": "1"}),
+    "phase": ("spec", {"phase": float("nan")}), "a huge number": ("spec", {"image_size": 10**4000}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CLAIMS)
@@ -207,8 +202,7 @@ def test_a_long_header_is_refused_without_reading_it(length: int, tmp_path: Path
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(value: float, valid_checkpoint: Path, tmp_path: Path) -> None:
-    with safe_open(valid_checkpoint, framework="pt") as file:
-        metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
+    metadata, state = contents(valid_checkpoint)
     state["network.decoder.role"].view(-1)[3] = value
     save_file(state, tmp_path / "model.safetensors", metadata)
     with pytest.raises(UserError, match=r"network\.decoder\.role is not all finite"):
@@ -217,8 +211,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, valid_checkpoint:
 
 @pytest.mark.parametrize("recipe", ["[" * 100_000, "[1]", '"x"', "null", "{"])
 def test_an_invalid_recipe_is_refused(recipe: str, valid_checkpoint: Path, tmp_path: Path) -> None:
-    with safe_open(valid_checkpoint, framework="pt") as file:
-        metadata, state = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}
+    metadata, state = contents(valid_checkpoint)
     save_file(state, tmp_path / "model.safetensors", {**metadata, "recipe": recipe})
     with pytest.raises(UserError, match="no readable recipe"):
         read_recipe(tmp_path / "model.safetensors")
@@ -262,6 +255,28 @@ def folder(name: str) -> tarfile.TarInfo:
 INNER = [folder("./usr"), folder("./usr/inner"), tarfile.TarInfo("./usr/inner/good")]
 
 
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tarfile.TarInfo]], Path]:
+    """Fetches a Debian package with the given members as if from apt; returns its folder."""
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("dpkg-deb is not on this system")
+    real = asset_packages.run_command
+
+    def command(arguments: list[str], place: Path, doing: str) -> None:
+        if arguments[0] == "apt-get":
+            shutil.copy(tmp_path / "x.deb", place)
+        else:
+            real(arguments, place, doing)
+
+    def fetch(members: list[tarfile.TarInfo]) -> Path:
+        debian(tmp_path / "x.deb", [*INNER, *members])
+        return asset_packages.fetch(asset_packages.Package("x", "usr/inner"))
+
+    monkeypatch.setattr(asset_packages, "run_command", command)
+    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
+    return fetch
+
+
 @pytest.mark.parametrize(
     "members",
     {
@@ -275,23 +290,10 @@ INNER = [folder("./usr"), folder("./usr/inner"), tarfile.TarInfo("./usr/inner/go
     }.items(),
     ids=lambda case: case[0],
 )
-def test_a_debian_package_with_paths_outside_is_refused(members, tmp_path: Path, monkeypatch) -> None:
-    if not shutil.which("dpkg-deb"):
-        pytest.skip("dpkg-deb is not on this system")
+def test_a_debian_package_with_paths_outside_is_refused(members, fetched, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
-    debian(tmp_path / "x.deb", [*INNER, *members[1]])
-    real = asset_packages.run_command
-
-    def command(arguments: list[str], place: Path, doing: str) -> None:
-        if arguments[0] == "apt-get":
-            shutil.copy(tmp_path / "x.deb", place)
-        else:
-            real(arguments, place, doing)
-
-    monkeypatch.setattr(asset_packages, "run_command", command)
-    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
     try:
-        root = asset_packages.fetch(asset_packages.Package("x", "usr/inner"))
+        root = fetched(members[1])
         assert not members[0].startswith("a link")
         assert os.listdir(root) == ["good"]  # made harmless while unpacking
     except UserError as error:
@@ -300,17 +302,9 @@ def test_a_debian_package_with_paths_outside_is_refused(members, tmp_path: Path,
     assert not [path for path in tmp_path.rglob("escaped") if "usr" not in path.parts]
 
 
-def test_a_debian_package_with_inner_links_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not shutil.which("dpkg-deb"):
-        pytest.skip("dpkg-deb is not on this system")
-    debian(tmp_path / "x.deb", [*INNER, link("./usr/inner/same", "good"), link("./usr/other", "inner")])
-    real = asset_packages.run_command
-    monkeypatch.setattr(
-        asset_packages, "run_command",
-        lambda a, place, doing: shutil.copy(tmp_path / "x.deb", place) if a[0] == "apt-get" else real(a, place, doing),
-    )  # fmt: skip
-    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
-    assert (asset_packages.fetch(asset_packages.Package("x", "usr/inner")) / "same").read_text() == "x"
+def test_a_debian_package_with_inner_links_is_accepted(fetched) -> None:
+    root = fetched([link("./usr/inner/same", "good"), link("./usr/other", "inner")])
+    assert (root / "same").read_text() == "x"
 
 
 def test_qt_resources_with_nested_folders_take_little_memory(tmp_path: Path) -> None:

@@ -36,15 +36,20 @@ def filled(folder: Path, *names: str) -> Path:
     return folder
 
 
+def cached(tmp_path: Path, repo: str, weights_file: str) -> Path:
+    """Write a snapshot of `repo` in the layout of the hub client's cache; return its folder."""
+    model = tmp_path / "hf" / "hub" / f"models--{repo.replace('/', '--')}"
+    snapshot = filled(model / "snapshots" / ("0" * 40), "config.json", weights_file)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
 def offline(tmp_path: Path, code: str) -> str:
     """Output of `code` in a new process that is offline and has its caches below tmp_path."""
     places = {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **places},
-        capture_output=True,
-        text=True,
-    )
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **places}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -70,11 +75,8 @@ def test_offline_missing_weights_give_the_download_command(tmp_path: Path) -> No
 
 
 def test_offline_the_hub_cache_is_used(tmp_path: Path) -> None:
-    """A hand-written cache in the layout of the hub client, with weights that are not safetensors."""
-    model = tmp_path / "hf" / "hub" / "models--OpenGVLab--pvt_v2_b5"
-    snapshot = filled(model / "snapshots" / ("0" * 40), "config.json", "pytorch_model.bin")
-    (model / "refs").mkdir()
-    (model / "refs" / "main").write_text("0" * 40)
+    """Also with weights that are not safetensors."""
+    snapshot = cached(tmp_path, REPO, "pytorch_model.bin")
     code = f"from icf_avs.encoders.weights import model_folder\nprint(model_folder({REPO!r}))"
     assert offline(tmp_path, code).strip() == str(snapshot)
 
@@ -99,16 +101,13 @@ def test_the_hub_is_asked_for_the_pinned_commit(repo: str, tmp_path: Path, monke
 
 
 def test_another_commit_in_the_hub_cache_is_not_used(tmp_path: Path) -> None:
-    model = tmp_path / "hf" / "hub" / f"models--{PINNED.replace('/', '--')}"
-    filled(model / "snapshots" / ("0" * 40), "config.json", "model.safetensors")
-    (model / "refs").mkdir()
-    (model / "refs" / "main").write_text("0" * 40)
+    newest = cached(tmp_path, PINNED, "model.safetensors")
     code = (
         "from icf_avs.encoders.weights import model_folder\nfrom icf_avs.errors import UserError\n"
         f"try: print(model_folder({PINNED!r}))\nexcept UserError as error: print(error)"
     )
     assert f"hf download {PINNED} --revision {weights.REVISIONS[PINNED]} " in offline(tmp_path, code)
-    pinned = filled(model / "snapshots" / weights.REVISIONS[PINNED], "config.json", "model.safetensors")
+    pinned = filled(newest.parent / weights.REVISIONS[PINNED], "config.json", "model.safetensors")
     assert offline(tmp_path, code).strip() == str(pinned)
 
 
