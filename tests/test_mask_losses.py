@@ -83,9 +83,6 @@ def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
     assert logits.grad.flatten(2).any(-1).equal(frames)
 
 
-# Reading losses.
-
-
 def test_sound_reading_loss_by_hand() -> None:
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 4)  # two names, "nothing sounds", a free word
     cost = -logits.log_softmax(-1).flatten()
@@ -109,9 +106,6 @@ def test_pixel_reading_loss_by_hand() -> None:
     assert torch.allclose(losses.pixel_reading_loss(logits, kinds, masks, YES), expected)
     assert float(losses.pixel_reading_loss(logits, kinds, masks, NO)) == 0
     assert float(losses.pixel_reading_loss(logits, 0 * kinds, masks, YES)) == 0
-
-
-# guided_loss as a whole.
 
 
 def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
@@ -214,7 +208,6 @@ def test_a_counterfactual_that_sounds_in_the_clip_is_not_suppressed() -> None:
 
 
 def test_classes_on_screen_are_suppressed_inside_the_mask_only() -> None:
-    """With every class on screen, counterfactuals are suppressed inside the factual mask only."""
     batch, crowded = random_batch(3), random_batch(3)
     crowded.onscreen.fill_(True)
     unknown = random_batch(3)

@@ -214,7 +214,6 @@ def test_unusable_words_give_a_helpful_error(model, text, told):
 
 
 def test_predictors_in_threads_keep_their_own_words(model, words, catalog):
-    """Threads share a model; the words of one predictor do not affect the others."""
     waves, frames = barking(model, catalog), torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
     plain, dog, none = words.index["dog"], *(torch.zeros(len(words.words), dtype=torch.bool) for _ in range(2))
     dog[plain] = True

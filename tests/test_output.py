@@ -67,9 +67,6 @@ def test_separate_regions_are_drawn_by_the_formula():
     assert np.abs(y - expected).max() <= 1 and (y[~mask] == expected[~mask]).all()
 
 
-# the overlay video --------------------------------------------------------------------------------------------------
-
-
 def overlaid(source, mask=None):
     """Path of an overlay video with the same mask in every frame (default: empty)."""
     info, path = probe(source), source.with_name("overlay.mp4")
@@ -182,9 +179,6 @@ def test_a_full_disk_is_not_blamed_on_the_source(tmp_path):
         write_video(info, tmp_path / "overlay.mp4", int, full, lambda number: None)
 
 
-# the writer thread --------------------------------------------------------------------------------------------------
-
-
 def blank(index):
     return FrameMask(index, float(index), index + 1.0, index + 0.5, 0.0, 0.0, (), {})
 
@@ -234,9 +228,6 @@ def test_errors_of_the_thread_are_raised_in_the_caller():
     with pytest.raises(OSError, match="No space"), WriterThread(write) as writer:
         writer.add(blank(0))
         writer.finish(lambda: None)
-
-
-# sheet and folders --------------------------------------------------------------------------------------------------
 
 
 def test_sheet_shows_at_most_twelve_evenly_spaced(tmp_path):

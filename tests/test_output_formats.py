@@ -99,9 +99,6 @@ def boxes(*corners, size=(HEIGHT, WIDTH)):
     return mask
 
 
-# the folder ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_saved_result_is_read_back(either):
     again = read_segmentation(either.folder)
     np.testing.assert_array_equal(again.masks, either.masks)
@@ -169,9 +166,6 @@ def test_invalid_run_lengths_are_refused(counts):
         check_run_lengths({"size": [6, 5], "counts": counts}, 6, 5)
 
 
-# COCO ---------------------------------------------------------------------------------------------------------------
-
-
 def test_coco_loads_with_pycocotools_and_holds_the_masks(either):
     data = COCO(str(convert(either.folder, "coco")))
     assert [c["name"] for c in data.loadCats(data.getCatIds())] == (list(KINDS) if either.class_names else ["sounding"])
@@ -213,9 +207,6 @@ def test_coco_annotations_load_as_results(semantic, capsys):
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] == 1  # compared with itself
-
-
-# objects ------------------------------------------------------------------------------------------------------------
 
 
 def test_palette_masks_keep_object_indices(either):
@@ -281,9 +272,6 @@ def test_a_missing_library_is_named(plain, monkeypatch):
         convert(plain.folder, "tracks")
 
 
-# subtitles ----------------------------------------------------------------------------------------------------------
-
-
 def heard(rows, fps=1.0):
     """Empty masks with heard words, from rows of {word: probability}."""
     empty = encode(boxes())
@@ -342,9 +330,6 @@ def test_subtitles_are_read_by_srt(plain, tmp_path):
     assert set(line.content.split("\n")) == {"Жук 9 x", "a --> b"} and line.start.total_seconds() == 1.25
     folder = copied(plain, tmp_path / "b", frames=[frame | silent for frame in frames])
     assert list(srt.parse(convert(folder, "srt").read_text())) == []
-
-
-# the command --------------------------------------------------------------------------------------------------------
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -147,7 +147,6 @@ def test_ms3_continues_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_small_encoders_from_the_command_line(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The S4 recipe on a CPU: train and evaluate."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 2)
     data = ["--data", str(sets / "Single-source")]

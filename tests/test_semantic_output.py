@@ -61,9 +61,6 @@ def found(clip, tmp_path_factory):
     return segment_video(TwoThings(), clip, tmp_path_factory.mktemp("out"), semantic=True, checkpoint="two")
 
 
-# logits to ids ------------------------------------------------------------------------------------------------------
-
-
 def enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear, pixel centres aligned at (i + 1/2) h/H - 1/2, borders repeated; [C, h, w] -> [C, H, W]."""
 
@@ -109,9 +106,6 @@ def test_more_than_255_classes_are_refused():
     assert class_labels(torch.arange(256.0)[:, None, None], (1, 1)).item() == 255
 
 
-# the model ----------------------------------------------------------------------------------------------------------
-
-
 class Pyramid(torch.nn.Module):
     """Frames to a pyramid with the widths of the small model."""
 
@@ -150,9 +144,6 @@ def test_class_masks_of_a_real_model(clip):
     assert result.class_ids.max() <= len(NAMES)
     plain = segment_video(predictor, clip)
     np.testing.assert_array_equal(plain.masks, result.masks)
-
-
-# files --------------------------------------------------------------------------------------------------------------
 
 
 def test_class_ids_and_files_agree(found):
@@ -229,9 +220,6 @@ def test_the_command_and_a_checkpoint_without_a_class_head(clip, tmp_path, monke
     assert os.listdir(tmp_path) == ["two"]
 
 
-# colours ------------------------------------------------------------------------------------------------------------
-
-
 def test_colours_are_those_of_avss_and_pascal_voc():
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 8: (64, 0, 0),
              15: (192, 128, 128), 20: (0, 64, 128), 70: (32, 128, 128), 255: (224, 224, 192)}  # fmt: skip
@@ -246,9 +234,6 @@ def test_colours_are_those_of_avss_and_pascal_voc():
     for n in (0, 257):
         with pytest.raises(ValueError, match="colours"):
             palette(n)
-
-
-# drawing ------------------------------------------------------------------------------------------------------------
 
 
 def test_each_class_is_drawn_independently():

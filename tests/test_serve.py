@@ -171,7 +171,6 @@ def test_results_with_replaced_audio(segmenter, scene, quiet, tmp_path):
 
 
 def test_replacing_audio_by_itself_changes_nothing(segmenter, scene):
-    """The video's own audio, passed as a replacement, gives the same masks."""
     info = probe(scene)
     own = segment_video(segmenter.predictor, scene)
     given = segment_video(segmenter.predictor, scene, sound=of_clip(info, info))

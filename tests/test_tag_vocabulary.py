@@ -141,7 +141,6 @@ def test_zero_padding_is_replaced_by_reflection() -> None:
 
 
 def test_tags_are_those_of_the_middle_second(tagger: WordTagger, catalog: Catalog) -> None:
-    """Barks in the middle second are tagged; the same barks a second away are not."""
     bark = SoundBank(catalog, "cross").loop_recording("dog", 80_000, np.random.default_rng(0))
     barks = resample(torch.from_numpy(bark)[None], 16_000, RATE)[0]
     time = torch.arange(len(barks)) / RATE

@@ -79,9 +79,6 @@ def test_missing_or_wrong_files_give_a_one_line_error(folder: Path, tmp_path: Pa
         text_encoders.embed_with_clip(("dog",), tmp_path)
 
 
-# MiniLM, an optional training dependency.
-
-
 def test_related_names_are_near() -> None:
     pytest.importorskip(text_encoders.MINILM_PACKAGE)
     vectors = text_encoders.embed_with_minilm(("dog", "puppy", "trumpet"))

@@ -121,7 +121,6 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(data: StampsData, tm
 
 
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: StampsData) -> None:
-    """Scene sets of different seeds share no scene."""
     other = StampsData(replace(TINY, seed=1), None, 1, lambda *_: None)
     seen = [[scene.stamps for features in (run.images, run.clips) for scene in features.scenes]
             for run in (data, other)]  # fmt: skip

@@ -94,7 +94,6 @@ def test_a_full_disk(
 def test_out_of_memory_in_the_middle_of_a_run(
     prepared: None, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step allocates more memory than the machine has."""
     train_step = Trainer.train_step
 
     def failing(trainer: Trainer, *parts: object) -> dict[str, float]:

@@ -107,9 +107,6 @@ def test_a_pickle_is_refused_as_encoder_weights(load, form: str, tmp_path: Path)
     assert not mark.exists()
 
 
-# Claims of a checkpoint
-
-
 @pytest.fixture(scope="module")
 def valid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
@@ -217,9 +214,6 @@ def test_an_invalid_recipe_is_refused(recipe: str, valid_checkpoint: Path, tmp_p
         read_recipe(tmp_path / "model.safetensors")
 
 
-# Archives
-
-
 def debian(path: Path, members: list[tarfile.TarInfo]) -> None:
     """Write a Debian package with these members, some of which dpkg-deb would refuse to build."""
 
@@ -321,9 +315,6 @@ def test_qt_resources_with_nested_folders_take_little_memory(tmp_path: Path) -> 
         with pytest.raises(UserError, match=r"share entries|too long"):
             QtResource(tmp_path / "x.rcc")
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
-
-
-# The source code
 
 
 def test_the_source_never_enables_unpickling() -> None:
