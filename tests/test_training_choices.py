@@ -135,9 +135,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("line", REFUSED)
-def test_an_option_without_effect_is_refused(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_option_without_effect_is_refused(line: str, tmp_path: Path, monkeypatch, capsys) -> None:
     """One line, before any work, and no file is written."""
     monkeypatch.chdir(tmp_path)
     write_ms3(tmp_path / "MS3", [("many-000000", "train")])

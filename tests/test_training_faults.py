@@ -69,9 +69,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["last.pt", "000008.png"])
-def test_a_full_disk(
-    file: str, prepared: None, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk(file: str, prepared: None, straight: Path, tmp_path: Path, monkeypatch) -> None:
     """The disk is full when a temporary file is moved to its final path."""
     broken_off(tmp_path, OFTEN, 7)
     kept, replace_file = (tmp_path / "last.pt").read_bytes(), os.replace
@@ -91,9 +89,7 @@ def test_a_full_disk(
     assert ends_well(tmp_path, straight)
 
 
-def test_out_of_memory_in_the_middle_of_a_run(
-    prepared: None, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_in_the_middle_of_a_run(prepared: None, straight: Path, tmp_path: Path, monkeypatch) -> None:
     train_step = Trainer.train_step
 
     def failing(trainer: Trainer, *parts: object) -> dict[str, float]:

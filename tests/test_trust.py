@@ -176,9 +176,7 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("case", CLAIMS)
-def test_claims_of_a_checkpoint_are_checked_before_allocation(
-    case: str, valid_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_claims_are_checked_before_allocation(case: str, valid_checkpoint: Path, tmp_path: Path) -> None:
     line = refusal(claiming(valid_checkpoint, tmp_path / "model.safetensors", *CLAIMS[case]))
     assert line.startswith(f"{tmp_path}/model.safetensors: ") and "\n" not in line and len(line) < 400, line
     assert "memory" not in line

@@ -156,9 +156,7 @@ def weights_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "hub" / "checkpoints"
 
 
-def test_offline_the_segmenter_is_omitted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_offline_the_segmenter_is_omitted(tmp_path: Path, monkeypatch, caplog) -> None:
     weights_cache(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with caplog.at_level("INFO", "icf_avs"):

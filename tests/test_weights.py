@@ -187,9 +187,7 @@ def test_encoders_that_cannot_train_or_load_raise() -> None:
         registry.build_audio("log-mel", 8, weights="x.pth")
 
 
-def test_weights_from_another_place_than_the_folder_are_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_from_another_place_than_the_folder_are_reported(tmp_path: Path, monkeypatch, capsys) -> None:
     kept = filled(tmp_path / "torch" / "hub" / "checkpoints", "x.pt")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert weights.released_file("X", "http://127.0.0.1:9/x.pt", "0") == kept / "x.pt"
