@@ -21,8 +21,8 @@ def test_large_objects_are_the_mean_of_both_scales() -> None:
 
 
 def test_small_objects_come_from_the_large_scale() -> None:
-    """The mask covers a tenth of LARGE, so the small scale, which finds almost nothing, has weight 1/20."""
-    both = merge_scales(logits_of(round(LARGE * 400 / 10), 4.0), logits_of(200, -4.5))
+    """The mask covers a tenth of LARGE_OBJECT_AREA, so the small scale, which finds almost nothing, has weight 1/20."""
+    both = merge_scales(logits_of(round(LARGE_OBJECT_AREA * 400 / 10), 4.0), logits_of(200, -4.5))
     assert both[0, 0, 0, 0].item() == pytest.approx(4.0 - 8.5 / 20)
 
 

@@ -56,10 +56,10 @@ def test_a_mixture_by_hand(word_encoder: TaggerEncoder) -> None:
 
 
 def test_faint_tags_are_mixed_with_silence(word_encoder: TaggerEncoder) -> None:
-    silent, surely = word_encoder.encode_tags(heard())[0], word_encoder.encode_tags(heard(dog=THRESHOLD))[0]
+    silent, surely = word_encoder.encode_tags(heard())[0], word_encoder.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE))[0]
     torch.testing.assert_close(silent[0], word_encoder.norm(word_encoder.nothing))
     torch.testing.assert_close(word_encoder.encode_tags(heard(dog=1.0))[0], surely)
-    faint = word_encoder.encode_tags(heard(dog=THRESHOLD / 2))[0]
+    faint = word_encoder.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE / 2))[0]
     assert F.cosine_similarity(faint, silent) > F.cosine_similarity(surely, silent)
 
 
