@@ -187,9 +187,9 @@ def test_refused_videos_give_a_one_line_error(segmenter, scene, quiet, text, tmp
         (scene, Limits(work_seconds=0), {}, "truck.mp4: took longer than 0 s"),
         (soundless, LIMITS, {}, "soundless.mp4: has no sound"),
         (text, LIMITS, {}, "<b>text.mp4: not a video"),
-        (scene, LIMITS, {"heard": "clip"}, "no other clip yet"),
-        (scene, LIMITS, {"heard": "clip", "other": soundless}, "soundless.mp4: has no sound"),
-        (scene, LIMITS, {"heard": "clip", "other": text}, "<b>text.mp4: not a video"),
+        (scene, LIMITS, {"audio_mode": "clip"}, "no other clip yet"),
+        (scene, LIMITS, {"audio_mode": "clip", "other": soundless}, "soundless.mp4: has no sound"),
+        (scene, LIMITS, {"audio_mode": "clip", "other": text}, "<b>text.mp4: not a video"),
     ]
     for video, limits, options, line in cases:
         with pytest.raises(UserError) as error:
