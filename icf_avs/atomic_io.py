@@ -16,8 +16,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from icf_avs.errors import UserError
 
 if TYPE_CHECKING:
@@ -221,7 +219,7 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _cache_lock(folder):
+        with cache_lock(folder.name):
             if not folder.is_dir():
                 with unfinished_folder(folder.parent) as new:
                     make(new)
@@ -246,9 +244,11 @@ def load_arrays(folder: Path, names: Iterable[str], writable: bool = False) -> l
     return [np.load(folder / f"{name}.npy", mmap_mode="r+" if writable else "r") for name in names]
 
 
-def _cache_lock(folder: Path) -> AbstractContextManager[object]:
-    """Return a lock outside the folder's parent, or no lock if lock files cannot be written."""
-    lock = folder.parent.with_name("locks") / f"{folder.name}.lock"
+def cache_lock(name: str) -> AbstractContextManager[object]:
+    """Return a lock that processes with the same cache folder share, or no lock if lock files cannot be written."""
+    from filelock import FileLock  # here, so that `icf --help` is fast
+
+    lock = cache_dir() / "locks" / f"{name}.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()

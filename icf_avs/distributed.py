@@ -47,7 +47,7 @@ def draw_for_batch(rows: Tensor, draw: Callable[..., Tensor]) -> Tensor:
 
 def masked_mean(values: Tensor, where: Tensor) -> Tensor:
     """Return the mean of `values` over the whole batch where `where` is True, or with `where` as weights (broadcast);
-    zero, with a gradient path, if nothing is selected.
+    zero, with a gradient path, if nothing is selected. Weights that sum to less than 1 give less than the mean.
 
     Each process returns its part of the mean times the number of processes. Gradients and logged values are averaged
     over the processes, so both are those of the whole batch.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from icf_avs.atomic_io import cache_dir
+from icf_avs.atomic_io import cache_dir, cache_lock
 from icf_avs.datasets.custom_dataset import is_custom_dataset
 from icf_avs.datasets.layouts import TABLES, find_table, is_stamps, read_set
 from icf_avs.datasets.video_clip import ClipRecord
@@ -104,10 +104,13 @@ def _is_set(root: Path) -> bool:
 
 
 def default_sets(split: Split = "test") -> Path:
-    """Return the cached folder of a Stamps split, 120 clips a set, seed 0; written on first use or when outdated."""
+    """Return the cached folder of a Stamps split, 120 clips a set, seed 0; written on first use or when outdated.
+    Other processes wait meanwhile.
+    """
     from icf_avs.synthetic.benchmark import write_stamps
 
     root = cache_dir() / f"stamps-{split}"
     write = partial(write_stamps, root, seed=0, video=False, workers=os.cpu_count() or 1)
-    write(test=120, cross=120) if split == "test" else write(val=120, cross_val=120)
+    with cache_lock(root.name):
+        write(test=120, cross=120) if split == "test" else write(val=120, cross_val=120)
     return root

@@ -243,7 +243,7 @@ class Repaired:
              f"no frame of its first {self.missing:.2f} s can be decoded: the first good one is shown"),
             ("clock_jumps", jumps, f"its time stamps begin anew or jump at {places} s: put on one clock"),
             ("cancelled_channels", round(self.cancelled, 1),
-             f"channels of its sound cancel each other in some {self.cancelled:.1f} s: one of them is used"),
+             f"channels of its sound cancel each other in some {self.cancelled:.1f} s: one of them is left out there"),
             ("grown", self.grown, "the file has grown meanwhile: what came after the first scan is left out"),
         ]  # fmt: skip
         return [row for row in rows if row[1]]
