@@ -13,7 +13,6 @@ from small_guided import NAMES, loss_terms, random_batch, run, small_model
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from icf_avs.networks.guided import GuidedOutput
 from icf_avs.soft_class_targets import area_share, class_shares, known_cells
 from icf_avs.types import Batch
 
@@ -49,109 +48,91 @@ def test_shares_of_a_coarse_map_never_exceed_the_masks() -> None:
     assert known_cells(where, masks).flatten().tolist() == [True, True, False, True]
 
 
-def removal(batch: Batch, removed: int) -> tuple[GuidedOutput, float, Tensor]:
-    """Output, loss and logit gradient of removing one class from every sound, at zero logits."""
+def removal(batch: Batch) -> tuple[float, Tensor]:
+    """Loss and logit gradient of removing class 0 from every sound, at zero logits."""
     model = small_model()
     output = run(model, batch, known=batch.known)
     rest = output.counterfactuals.removal
-    valid = torch.ones_like(rest.valid)
-    output.counterfactuals = output.counterfactuals._replace(
-        removal=rest._replace(removed=torch.full_like(rest.removed, removed), valid=valid)
-    )
+    rest = rest._replace(removed=torch.zeros_like(rest.removed), valid=torch.ones_like(rest.valid))
+    output.counterfactuals = output.counterfactuals._replace(removal=rest)
     output.source_removal_logits = torch.zeros_like(output.source_removal_logits).requires_grad_()
     loss = loss_terms(model, batch, output)["source_removal"]
     gradient = torch.autograd.grad(loss, output.source_removal_logits)[0] if loss.requires_grad else torch.zeros(())
-    return output, float(loss.detach()), gradient
+    return float(loss.detach()), gradient
 
 
-def two_sources(clips: int = 1) -> Batch:
+@pytest.fixture
+def two_sources() -> Batch:
     """Class 0 above class 1, with edges inside mask cells."""
-    batch = random_batch(clips, frames=2)
-    pixels = torch.zeros(clips, 2, 64, 64, dtype=torch.long)
+    batch = random_batch(1, frames=2)
+    pixels = torch.zeros(1, 2, 64, 64, dtype=torch.long)
     pixels[..., :30, :33], pixels[..., 30:, :33] = 1, 2
     batch.class_map, batch.masks = pixels, avg_pool2d((pixels > 0).float(), FINE)
-    batch.sounding[:] = False
-    batch.sounding[..., :2] = True
+    batch.sounding[:] = torch.arange(len(NAMES)) < 2
     return batch
 
 
-def test_removing_the_only_source_leaves_nothing() -> None:
+def test_removing_the_only_source_leaves_nothing(two_sources: Batch) -> None:
     """Partial cells leave no ring at the border: at zero logits the loss is log 2, without a Dice term."""
-    batch = two_sources()
-    batch.class_map[batch.class_map == 2] = 1
-    batch.sounding[..., 1] = False
-    _, loss, gradient = removal(batch, 0)
+    two_sources.class_map[two_sources.class_map == 2] = 1
+    two_sources.sounding[..., 1] = False
+    loss, gradient = removal(two_sources)
     assert loss == pytest.approx(math.log(2)) and (gradient > 0).all()
-    batch.class_map[:] = 0  # regardless of the map
-    assert removal(batch, 0)[1] == pytest.approx(math.log(2))
+    two_sources.class_map[:] = 0  # regardless of the map
+    assert removal(two_sources)[0] == pytest.approx(math.log(2))
 
 
-def test_removing_one_of_two_sources_leaves_the_other() -> None:
-    batch = two_sources()
-    _, loss, _ = removal(batch, 0)
-    stays = by_hand(batch.class_map[0, 0].numpy(), 2)
+def test_removing_one_of_two_sources_leaves_the_other(two_sources: Batch) -> None:
+    stays = by_hand(two_sources.class_map[0, 0].numpy(), 2)
     dice = 1 - 2 * 0.5 * stays.sum() / (0.5 * stays.size + stays.sum())
-    assert loss == pytest.approx(math.log(2) + dice, rel=1e-5)
+    assert removal(two_sources)[0] == pytest.approx(math.log(2) + dice, rel=1e-5)
     assert 0 < (stays % 1 > 0).sum() < 40  # border cells
 
 
-def test_pixels_of_unknown_class_have_no_removal_loss() -> None:
+def test_pixels_of_unknown_class_have_no_removal_loss(two_sources: Batch) -> None:
     """As in MS3, which names two classes but has binary masks: the class of a pixel is unknown."""
-    batch = two_sources()
-    batch.class_map[:] = 0
-    _, loss, gradient = removal(batch, 0)
+    two_sources.class_map[:] = 0
+    loss, gradient = removal(two_sources)
     assert loss == 0 and not gradient.any()
-    batch.class_map[0, 0, :8, :8] = 1  # 2 x 2 cells of one frame are known
-    _, loss, gradient = removal(batch, 0)
-    asked = gradient != 0
-    assert not asked[0, 1].any()
-    assert asked[0, 0, :2, :2].all() and (gradient[0, 0, :2, :2] > 0).all()
-    assert not asked[0, 0, 2:, :8].any() and asked[0, 0, :, 9:].all()  # nothing sounds at the right
+    two_sources.class_map[0, 0, :8, :8] = 1  # 2 x 2 cells of one frame are known
+    (known, unknown) = removal(two_sources)[1][0]
+    assert not unknown.any() and (known[:2, :2] > 0).all()
+    assert not known[2:, :8].any() and known[:, 9:].all()  # nothing sounds at the right
 
 
-def test_a_frame_without_the_removed_class_keeps_its_mask() -> None:
-    batch = two_sources()
-    batch.sounding[:, 1, 0] = False
-    batch.class_map[:, 1] = 0
-    batch.labelled[:, 0] = False
-    _, loss, gradient = removal(batch, 0)
-    target = 0.5 - gradient[0, 1] / gradient[0, 1].abs().max() / 2
-    assert loss > math.log(2) and (target > 0.5).equal(batch.masks[0, 1] > 0.5)
+def test_a_frame_without_the_removed_class_keeps_its_mask(two_sources: Batch) -> None:
+    two_sources.sounding[:, 1, 0] = two_sources.labelled[:, 0] = False
+    two_sources.class_map[:, 1] = 0
+    loss, gradient = removal(two_sources)
+    assert loss > math.log(2) and (gradient[0, 1] < 0).equal(two_sources.masks[0, 1] > 0.5)
 
 
 # Clips of unknown classes.
 
 
-def unknown(names: tuple[str, ...]) -> tuple[Batch, torch.nn.Module]:
-    """Clips with masks but without known classes, and a model."""
+def unknown(names: tuple[str, ...]) -> Batch:
+    """Clips with masks but without known classes."""
     batch = random_batch(3)
     batch.sounding = batch.sounding[..., : len(names)] & False
     batch.class_map[:], batch.onscreen = 0, None
-    assert not batch.known.any()
-    return batch, small_model(names=names)
+    return batch
 
 
 @pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
 def test_a_clip_of_unknown_classes_uses_no_other_clip(names: tuple[str, ...]) -> None:
     """Its counterfactuals are random; its only negatives are its own silent regions and counterfactuals."""
-    batch, model = unknown(names)
-    found = []
+    batch, model, found = unknown(names), small_model(names=names).eval(), []
     for swapped in (False, True):
         if swapped:
             batch.waveforms[1:] = 0.3 * torch.randn(batch.waveforms[1:].shape)
         torch.manual_seed(0)
-        output = run(model.eval(), batch, known=batch.known)
+        output = run(model, batch, known=batch.known)
         away = output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean
         assert not output.counterfactuals.known.any() and not output.counterfactuals.classes.any()
         terms = loss_terms(model, batch, output)
         assert float(terms["visual_counterfactual"]) == 0 and float(terms.get("sound_reading", 0)) == 0
         found.append(torch.nn.functional.normalize(away, dim=-1))
     assert torch.allclose(*found, atol=1e-5)
-
-
-@pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
-def test_unknown_clips_are_no_negatives_of_each_other(names: tuple[str, ...]) -> None:
-    batch, _ = unknown(names)
     batch.masks.fill_(1)  # no silent region
     assert float(loss_terms(small_model(names=names, counterfactual=False), batch)["contrast"]) == 0
 
