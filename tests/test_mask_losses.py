@@ -1,27 +1,36 @@
-"""Mask losses, reading losses and the terms of guided_loss: hand-worked values; unlabelled frames are left out."""
+"""Mask losses, reading losses and the terms of guided_loss by hand; classes that are unknown; unlabelled frames."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
-from small_guided import loss_terms, random_batch, run, small_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_guided import NAMES, loss_terms, random_batch, run, small_model
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
+from icf_avs.extensions.intervention_losses import removed_source_loss
 from icf_avs.mask_losses import bce_loss, dice_loss, semantic_loss, suppression_loss
 from icf_avs.networks.guided_parts import losses
 from icf_avs.networks.guided_parts.losses import GuidedLossWeights
+from icf_avs.soft_class_targets import area_share, class_shares, known_cells
 from icf_avs.types import Batch
 
 NO = torch.zeros(1, 1, dtype=torch.bool)
 YES = ~NO
+FINE = 4  # class-map pixels per side of a mask cell
 
 
 def test_bce_and_dice_by_hand() -> None:
     logits, target = torch.tensor([[[[0.0, math.log(3)]]]]), torch.tensor([[[[1.0, 0.0]]]])  # probabilities 1/2 and 3/4
     assert float(bce_loss(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
     assert float(dice_loss(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
+    assert float(dice_loss(logits, 0 * target, YES)) == 0, "an empty mask has no overlap"
 
 
 @pytest.mark.parametrize("loss", [bce_loss, dice_loss, semantic_loss])
@@ -34,13 +43,6 @@ def test_labelled_frames_have_equal_weight_and_others_no_gradient(loss) -> None:
     assert torch.allclose(found, torch.stack(single).mean())
     found.backward()
     assert logits.grad.flatten(2).any(-1).equal(frames)
-
-
-def test_dice_of_an_empty_mask_is_zero() -> None:
-    logits = torch.randn(1, 2, 4, 4, requires_grad=True)
-    loss = dice_loss(logits, torch.zeros(1, 2, 4, 4), YES.expand(1, 2))
-    loss.backward()
-    assert float(loss.detach()) == 0 and not logits.grad.any()
 
 
 def test_suppression_loss_by_hand() -> None:
@@ -59,7 +61,7 @@ def test_semantic_loss_by_hand() -> None:
     logits = torch.tensor([2.0, 0.0, 1.0]).reshape(1, 1, 3, 1, 1)
     probability = logits.flatten().softmax(0)
 
-    def loss(*shares: float) -> torch.Tensor:
+    def loss(*shares: float) -> Tensor:
         return semantic_loss(logits, torch.tensor(shares).reshape(1, 1, 3, 1, 1), YES)
 
     overlap = 1 - 2 * probability[2] / (probability[2] + 1)
@@ -86,7 +88,7 @@ def test_pixel_reading_loss_by_hand() -> None:
     kinds[..., :2, :4] = 2  # half of the first 4x4 cell
     kinds[..., 4:, :4] = 1
     kinds[..., 4, :4] = 2  # a quarter of the cell below, whose rest is class 1
-    masks = torch.nn.functional.avg_pool2d((kinds > 0).float(), 2)
+    masks = avg_pool2d((kinds > 0).float(), 2)
     masks[..., 2:, 2:] = 1  # unknown class
     cost = -logits.log_softmax(2)[0, 0]
     expected = (0.5 * cost[1, 0, 0] + 0.75 * cost[0, 1, 0] + 0.25 * cost[1, 1, 0]) / 1.5
@@ -95,15 +97,14 @@ def test_pixel_reading_loss_by_hand() -> None:
     assert float(losses.pixel_reading_loss(logits, 0 * kinds, masks, YES)) == 0
 
 
-def terms_of(batch: Batch) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+def terms_of(batch: Batch) -> tuple[dict[str, Tensor], torch.nn.Module]:
     model = small_model(semantic=True)
     torch.manual_seed(1)
     return loss_terms(model, batch), model
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    terms, _ = terms_of(random_batch())
-    weights = asdict(GuidedLossWeights())
+    (terms, _), weights = terms_of(random_batch()), asdict(GuidedLossWeights())
     # This batch has no extra sounds; tests/test_guided_network.py covers them.
     assert set(terms) == {*weights, "loss"} - {"extra_audio"}
     total = sum(weights[name] * float(value.detach()) for name, value in terms.items() if name != "loss")
@@ -158,24 +159,6 @@ def test_an_unlabelled_frame_gets_no_mask_gradient() -> None:
         assert reached.tolist() == [True, False, True], name
 
 
-def test_the_mask_of_an_unlabelled_frame_does_not_matter() -> None:
-    batch, other = random_batch(3, frames=3), random_batch(3, frames=3)
-    for each in (batch, other):
-        each.labelled[:, 1] = False
-    other.masks[:, 1] = 1 - other.masks[:, 1]
-    other.class_map[:, 1] = 3
-    assert float(terms_of(batch)[0]["loss"]) == float(terms_of(other)[0]["loss"])
-
-
-def test_classes_on_screen_are_suppressed_inside_the_mask_only() -> None:
-    batch, crowded = random_batch(3), random_batch(3)
-    crowded.onscreen.fill_(True)
-    unknown = random_batch(3)
-    unknown.onscreen = None
-    few, many, none = (float(terms_of(each)[0]["counterfactual"]) for each in (batch, crowded, unknown))
-    assert few > many == none > 0
-
-
 def test_audio_of_another_clip_is_suppressed_unless_its_class_is_on_screen() -> None:
     """Clip i shows classes i, i + 1 and hears clip i - 1, whose class is on no screen until it is added to one."""
     batch, model = random_batch(3), small_model()
@@ -185,3 +168,78 @@ def test_audio_of_another_clip_is_suppressed_unless_its_class_is_on_screen() -> 
         everywhere = inside & ~(shown & (torch.arange(3) == 1))[:, None]
         expected = suppression_loss(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
         assert torch.allclose(loss_terms(model, batch, output)["visual_counterfactual"], expected)
+
+
+def by_hand(pixels: np.ndarray, chosen: int) -> np.ndarray:
+    """Share of class `chosen` in each cell of a pixel map [H,W]."""
+    side = len(pixels) // FINE
+    found = np.zeros((side, side))
+    for y, x in np.ndindex(*pixels.shape):
+        found[y // FINE, x // FINE] += (pixels[y, x] == chosen) / FINE**2
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**20), unknown=st.booleans())
+def test_shares_equal_counted_pixels(seed: int, unknown: bool) -> None:
+    """9: sounding pixels of unknown class."""
+    pixels = np.random.default_rng(seed).choice([0, 1, 2, 9 if unknown else 2], (12, 12), p=[0.4, 0.3, 0.2, 0.1])
+    masks = avg_pool2d(torch.from_numpy(pixels > 0).float()[None, None], FINE)
+    class_map = torch.from_numpy(np.where(pixels == 9, 0, pixels))[None, None]
+    found = class_shares(class_map, masks, 3)[0, 0].numpy()
+    for number in range(4):
+        np.testing.assert_allclose(found[number], by_hand(pixels, number), atol=1e-6)
+    np.testing.assert_array_equal(known_cells(class_map, masks)[0, 0].numpy(), by_hand(pixels, 9) == 0)
+
+
+def test_shares_of_a_coarse_map_never_exceed_the_masks() -> None:
+    masks = torch.tensor([[[[1.0, 0.75, 0.25, 0.0]]]])
+    where = torch.tensor([[[[True, True, False, False]]]])
+    assert area_share(where, masks).flatten().tolist() == [1, 0.75, 0, 0]
+    assert known_cells(where, masks).flatten().tolist() == [True, True, False, True]
+
+
+def test_removal_of_a_class_by_hand() -> None:
+    """At zero logits. Frames: class 0 above class 1, with edges inside cells; class 0 alone, without a map; class 1
+    alone, without a map; both without a map, as in MS3, where the class of a pixel is unknown; the same partly known.
+    """
+    batch, pixels = random_batch(1, frames=5), torch.zeros(1, 5, 64, 64, dtype=torch.long)
+    pixels[..., :30, :33], pixels[..., 30:, :33] = 1, 2
+    batch.masks, batch.class_map = avg_pool2d((pixels > 0).float(), FINE), pixels.clone()
+    batch.class_map[:, 1:], batch.class_map[0, 4, :8, :8] = 0, 1  # 2 x 2 cells
+    batch.sounding[:] = torch.arange(len(NAMES)) < 2
+    batch.sounding[0, 1, 1] = batch.sounding[0, 2, 0] = False
+    stays, whole = by_hand(pixels[0, 0].numpy(), 2), batch.masks[0, 0].numpy()
+    one, log2 = torch.tensor([True]), math.log(2)
+    dice = [1 - 2 * 0.5 * kept.sum() / (0.5 * kept.size + kept.sum()) for kept in (stays, whole)]
+    for frame, expected in enumerate((log2 + dice[0], log2, log2 + dice[1], 0, None)):
+        logits, chosen = torch.zeros_like(batch.masks, requires_grad=True), (torch.arange(5) == frame)[None]
+        loss = removed_source_loss(logits, torch.tensor([0]), one, batch, chosen)
+        assert expected is None or float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+        gradient = torch.autograd.grad(loss, logits)[0][0]
+        assert not gradient[torch.arange(5) != frame].any()
+        if frame in (1, 3):  # the whole frame is blank, without a ring at the border; nothing is asked
+            assert (gradient[frame] > 0).all() if frame == 1 else not gradient.any()
+    assert (gradient[4, :2, :2] > 0).all() and not gradient[4, 2:, :8].any()
+    assert gradient[4, :, 9:].all()  # nothing sounds at the right
+
+
+@pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
+def test_a_clip_of_unknown_classes_uses_no_other_clip(names: tuple[str, ...]) -> None:
+    """Its counterfactuals are random; its only negatives are its own silent regions and counterfactuals."""
+    batch, model, found = random_batch(3), small_model(names=names).eval(), []
+    batch.sounding = batch.sounding[..., : len(names)] & False
+    batch.class_map[:], batch.onscreen = 0, None
+    for swapped in (False, True):
+        if swapped:
+            batch.waveforms[1:] = 0.3 * torch.randn(batch.waveforms[1:].shape)
+        torch.manual_seed(0)
+        output = run(model, batch, known=batch.known)
+        away = output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean
+        assert not output.counterfactuals.known.any() and not output.counterfactuals.classes.any()
+        terms = loss_terms(model, batch, output)
+        assert float(terms["visual_counterfactual"]) == 0 and float(terms.get("sound_reading", 0)) == 0
+        found.append(torch.nn.functional.normalize(away, dim=-1))
+    assert torch.allclose(*found, atol=1e-5)
+    batch.masks.fill_(1)  # no silent region
+    assert float(loss_terms(small_model(names=names, counterfactual=False), batch)["contrast"]) == 0
