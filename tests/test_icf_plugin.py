@@ -79,7 +79,6 @@ WRONG = {  # the levels, one level or the audio of a batch, changed, and what is
     "levels": (lambda maps, audio: (maps[1:], audio), "features.visual has 1 levels; want the 2 of FeatureSpec"),
     "channels": (lambda maps, audio: ((maps[0], maps[1][:, :, :9]), audio), "features.visual[-1] has shape [3, 2, 9, "
      "4, 4]; want [3, 2, 16, h, w]: clips and frames of batch.valid, width of FeatureSpec"),
-    "rank": (lambda maps, audio: ((maps[0], maps[1].mean(-1)), audio), "features.visual[-1] has shape [3, 2, 16, 4]"),
     "frames": (lambda maps, audio: (maps, audio[:, :1]), "features.audio has shape [3, 1, 24]; want [3, 2, 24]"),
     "vision without gradient": (lambda maps, audio: ((maps[0], maps[1].detach()), audio), "features.visual[-1] has no "
      "gradient; want the output of a layer that is trained"),

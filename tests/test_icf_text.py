@@ -12,16 +12,8 @@ import torch
 import transformers
 from transformers import BatchEncoding, ClapTextConfig, CLIPTextConfig, XCLIPTextConfig
 
-from icf_avs.encoders.text_encoders import (
-    CLAP,
-    CLIP,
-    PUBLISHED,
-    XCLIP,
-    TextEncoder,
-    TextEncoderSpec,
-    load_minilm,
-    text_widths,
-)
+from icf_avs.encoders import text_encoders
+from icf_avs.encoders.text_encoders import CLAP, CLIP, XCLIP, TextEncoder, TextEncoderSpec
 from icf_avs.icf import MIT
 from icf_avs.icf.channel_time import ChannelTimeAttention, MultiLevelAttention, maps_of_frames, sliding_windows
 from icf_avs.icf.implicit_text import GatedMLP, ImplicitText, TextFusion
@@ -32,7 +24,7 @@ SMALL = MIT(dim=32, width=12, prompts=5)
 
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
-    return load_minilm()
+    return text_encoders.load_minilm()
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +33,6 @@ def module(encoder: TextEncoder) -> ImplicitText:
     made = ImplicitText(SMALL, 16, 24, lambda level: encoder)
     for attention in made.levels.attention.values():  # it starts as the identity
         torch.nn.init.normal_(attention.value.weight, std=0.3)
-    return made.eval()
-
-
-@pytest.fixture(scope="module")
-def fusion() -> TextFusion:
-    torch.manual_seed(0)
-    made = TextFusion(SMALL)
-    for gates in made.gates.values():
-        for gate in gates:
-            torch.nn.init.normal_(gate.across, std=0.3)
     return made.eval()
 
 
@@ -111,7 +93,10 @@ def test_maps_of_frames_and_means_of_scopes():
     torch.testing.assert_close(found["video"].mean[1, 0], short.mean((0, 2)))
 
 
-def test_padding_frames_and_other_clips_change_nothing(module, fusion):
+def test_padding_frames_and_other_clips_change_nothing(module):
+    fusion = TextFusion(SMALL).eval()
+    for gate in (gate for gates in fusion.gates.values() for gate in gates):
+        torch.nn.init.normal_(gate.across, std=0.3)
     visual, audio = features(3, 5)
     valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
     given = visual, audio, valid
@@ -258,8 +243,8 @@ def test_published_text_encoders_take_pseudo_words_and_stay_frozen(source):
 
 
 def test_widths_are_known_without_a_text_encoder(encoder):
-    assert text_widths("minilm", "audio") == encoder.widths
-    for level, source in PUBLISHED.items():
-        assert text_widths("published", level) == source.widths
+    assert text_encoders.text_widths("minilm", "audio") == encoder.widths
+    for level, source in text_encoders.PUBLISHED.items():
+        assert text_encoders.text_widths("published", level) == source.widths
         with torch.device("meta"):
             assert untrained(source, source.widths[1], projection_dim=512).widths == source.widths

@@ -26,26 +26,17 @@ KINDS = ("other_sound", "orthogonal_sound", "other_frames", "removed_source")
 ALL = InterventionSettings(other_sound=0.3, count=1)
 
 
-def only(*kinds: str, count: int = 1) -> InterventionSettings:
-    return InterventionSettings(**{kind: float(kind in kinds) for kind in KINDS}, count=count)
+def only(kind: str) -> InterventionSettings:
+    return InterventionSettings(**{each: float(each == kind) for each in KINDS}, count=1)
 
 
 class Zeros(nn.Module):
     """Decodes logits of 0 and records its inputs and the logits, whose gradient shows the targets."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Tensor, Tensor]] = []  # sounds and valid
-
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        self.calls.append((audio.token, valid))
+        self.sounds, self.valid = audio.token, valid
         self.logits = torch.zeros(*valid.shape, 16, 16, requires_grad=True)
         return NetworkOutput(self.logits, NetworkFeatures((), audio.token))
-
-
-def output_of(batch: Batch, audio: Tensor) -> NetworkOutput:
-    encoded = Encoded(VisualFeatures(batch.pyramid), AudioFeatures(audio))
-    return NetworkOutput(torch.zeros_like(batch.masks), NetworkFeatures((), audio), encoded=encoded)
 
 
 def terms_at_zero(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):
@@ -55,7 +46,8 @@ def terms_at_zero(batch: Batch, settings: InterventionSettings, audio: Tensor | 
     part, network = Interventions(settings, audio.shape[-1], batch.sounding.shape[-1]).train(), Zeros()
     for name, value in means.items():
         getattr(part.sounds, name).copy_(value)
-    terms = part(network, output_of(batch, audio), batch)
+    encoded = Encoded(VisualFeatures(batch.pyramid), AudioFeatures(audio))
+    terms = part(network, NetworkOutput(batch.masks, NetworkFeatures((), audio), encoded=encoded), batch)
     (gradient,) = torch.autograd.grad(sum(terms.values()), network.logits, allow_unused=True)
     gradient = None if gradient is None else gradient.unflatten(0, (-1, len(batch.valid)))
     return {name: float(value.detach()) for name, value in terms.items()}, gradient, network
@@ -75,7 +67,7 @@ def test_under_another_sound_the_mask_vanishes() -> None:
         assert (gradient[0] > 0).equal(batch.masks > 0)
     batch = random_batch(3)  # clip i shows classes i and i + 1, so another clip's class may be on screen or not
     _, gradient, network = terms_at_zero(batch, only("other_sound"), audio := torch.randn(3, 2, 8))
-    sounds = network.calls[0][0]
+    sounds = network.sounds
     for clip in range(3):
         donor = next(i for i in range(3) if sounds[clip].equal(audio[i]))
         everywhere = bool((gradient[0, clip] > 0).all())
@@ -87,7 +79,7 @@ def test_other_frames_uses_the_sound_of_the_previous_clip() -> None:
     batch = unseen()
     terms, gradient, network = terms_at_zero(batch, only("other_frames"), audio := torch.randn(3, 2, 8))
     assert terms == {"other_frames": pytest.approx(LOG2)} and (gradient[0] > 0).equal(batch.masks > 0)
-    assert network.calls[0][0].equal(audio.roll(1, 0))
+    assert network.sounds.equal(audio.roll(1, 0))
     batch.sounding[1] = batch.sounding[0]  # clip 1 may be segmented under the sound of clip 0
     batch.class_map[1] = batch.class_map[1].clamp(max=1)
     _, gradient, _ = terms_at_zero(batch, only("other_frames"))
@@ -106,7 +98,7 @@ def test_a_removed_source_loses_its_mask() -> None:
     terms, gradient, network = terms_at_zero(batch, only("removed_source"), audio, **means)
     dice = 1 - 2 * 0.5 * 32 / (128 + 32)  # 32 cells stay; probability 0.5 in all 256
     assert terms == {"removed_source": pytest.approx(LOG2 + dice, rel=1e-5)}
-    for clip, left in enumerate(network.calls[0][0][:, 0]):
+    for clip, left in enumerate(network.sounds[:, 0]):
         removed = int(left[0])  # e_0 is left of class 1
         assert left.equal(torch.eye(8)[1 - removed])
         stays = torch.zeros(16, 16, dtype=torch.bool)
@@ -125,7 +117,7 @@ def test_frames_of_unknown_classes_have_no_target() -> None:
     assert known.tolist() == [[False, False], [True, False], [True, True]]
     _, gradient, network = terms_at_zero(batch, replace(ALL, count=2), audio := torch.randn(3, 2, 8))
     assert not gradient[:, ~known].any()
-    sounds = network.calls[0][0].unflatten(0, (-1, 3))[:4]
+    sounds = network.sounds.unflatten(0, (-1, 3))[:4]
     assert not any((sounds == unknown).all(-1).any() for unknown in audio[~known])
     assert gradient[:4, known].flatten(2).any(2).tolist() == [[True, True, False]] * 4, "a known donor's unknown frame"
 
@@ -141,7 +133,7 @@ def test_clips_of_one_class_unlabelled_frames_and_padding_have_no_target() -> No
     _, gradient, network = terms_at_zero(batch, ALL)
     frames = batch.labelled & batch.valid
     assert gradient[:, ~frames].any() == 0 and gradient.transpose(0, 2)[0].any()
-    assert network.calls[0][1].equal(batch.valid.repeat(4, 1))
+    assert network.valid.equal(batch.valid.repeat(4, 1))
 
 
 every_network = pytest.mark.parametrize("name", BUILDERS)
@@ -179,8 +171,8 @@ def test_interventions_leave_the_network_unchanged(name: str) -> None:
         output = network(*random_clips(3, 2))
         if intervenes:
             part(network, output, random_batch())
-        assert all(module.training for module in network.modules() if module is not network.visual)
-        states.append(network.state_dict() | {"logits": output.logits})
+        modes = torch.tensor([module.training for module in network.modules()])
+        states.append(network.state_dict() | {"logits": output.logits, "modes": modes})
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
