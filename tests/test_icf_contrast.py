@@ -38,31 +38,22 @@ def test_equation_16_with_several_positives():
     shares = (each * positive.numpy()).sum(1) / each.sum(1)
     found = multi_positive_nce(-distances / 0.2, positive, present)
     assert float(found) == pytest.approx(float(-np.log(shares)[present.numpy()].mean()), rel=1e-4)
+    # A softmax over the second argument: terms of the anchor alone, as its entropy, cancel.
+    shifted = distances + drawn(4, 1, seed=4)
+    torch.testing.assert_close(multi_positive_nce(-shifted / 0.2, positive, present), found)
 
 
-def test_equation_17_with_weights():
+def test_equation_17_with_weights_and_at_chance():
     own, negatives, alpha = -drawn(3).square(), -drawn(3, 5, seed=1).square(), 0.7 + 0.1 * torch.rand(3, 5)
     weights = (1 - alpha).sqrt() / (1 - alpha).sqrt().sum(1, keepdim=True)
     top = np.exp(own.numpy())
     below = top + (weights.numpy() * np.exp(negatives.numpy())).sum(1)
     found = weighted_nce(own, negatives, weights, torch.ones(3, dtype=torch.bool))
     assert float(found) == pytest.approx(float(-np.log(top / below).mean()), rel=1e-4)
-
-
-def test_at_chance_equation_17_is_log_2_for_any_number_of_negatives():
-    for count in (1, 8):
+    for count in (1, 8):  # at chance it is log 2 for any number of negatives
         weights = torch.full((2, count), 1 / count)
         found = weighted_nce(torch.zeros(2), torch.zeros(2, count), weights, torch.ones(2, dtype=torch.bool))
         assert float(found) == pytest.approx(np.log(2), rel=1e-5)
-
-
-def test_terms_of_the_anchor_alone_cancel():
-    """Eq. 16 and 17 are softmaxes over the second argument: the anchor's entropy has no effect."""
-    distances, positive = drawn(3, 3).square(), torch.eye(3, dtype=torch.bool)
-    present = torch.ones(3, dtype=torch.bool)
-    shifted = distances + drawn(3, 1, seed=4)
-    plain, moved = (multi_positive_nce(-each / 0.2, positive, present) for each in (distances, shifted))
-    torch.testing.assert_close(plain, moved)
 
 
 def test_the_entropy_is_a_small_bias_of_the_candidate():
@@ -112,32 +103,17 @@ def clips(count: int = 4, frames: int = 3) -> tuple[ContrastInputs, Counterfactu
 
 
 def test_text_negatives_are_only_the_own_counterfactuals():
-    module = contrast()
-    own, pool = clips()
-    found = module(own, pool)
-    other = ContrastInputs(own.vision, own.audio, own.valid, own.text.detach().clone(), own.audio_text)
-    other.text[1:] = 7.0
-    changed = module(other, pool)
-    first, again = (_terms_of_first(module, each, pool) for each in (own, other))
-    torch.testing.assert_close(first, again, msg="only its own")
-    assert not torch.isclose(found["vision-text"], changed["vision-text"])
-
-
-def _terms_of_first(module: DistributionContrast, own: ContrastInputs, pool: CounterfactualPool) -> torch.Tensor:
-    first = own.valid.clone()
-    first[1:] = False
-    return module(replace(own, valid=first), pool)["vision-text"]
-
-
-def test_other_texts_makes_texts_of_other_clips_negatives():
-    own, pool = clips()
+    (own, pool), module = clips(), contrast()
+    first = own.valid & (torch.arange(4) == 0)[:, None]
+    changed = own.text.detach().clone()
+    changed[1:] = 7.0
+    plain, other = (module(replace(own, valid=first, text=text), pool)["vision-text"] for text in (own.text, changed))
+    torch.testing.assert_close(plain, other, msg="only its own")
+    plain, other = (module(replace(own, text=text), pool)["vision-text"] for text in (own.text, changed))
+    assert not torch.isclose(plain, other)
     plain, repaired = (contrast(other_texts=switch)(own, pool)["vision-text"] for switch in (False, True))
-    assert repaired > plain
-
-
-def test_without_counterfactuals_other_clips_are_the_negatives():
-    own, _ = clips()
-    assert contrast()(own, None)["vision-text"] > 0
+    assert repaired > plain, "with other_texts, those of other clips are negatives too"
+    assert contrast()(own, None)["vision-text"] > 0, "and where there are no counterfactuals"
 
 
 @pytest.mark.parametrize("measure", ["distributions", "features", "prototypes"])

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from torch.nn import functional as F
 from transformers import BatchEncoding, ClapTextConfig, CLIPTextConfig, XCLIPTextConfig
 
-from icf_avs.encoders.text_encoders import (
-    CLAP,
-    CLIP,
-    PUBLISHED,
-    XCLIP,
-    TextEncoder,
-    TextEncoderSpec,
-    load_minilm,
-    text_widths,
-)
+from icf_avs.encoders import text_encoders
+from icf_avs.encoders.text_encoders import CLAP, CLIP, XCLIP, TextEncoder, TextEncoderSpec
 from icf_avs.icf import MIT
 from icf_avs.icf.channel_time import ChannelTimeAttention, MultiLevelAttention, maps_of_frames, sliding_windows
 from icf_avs.icf.implicit_text import GatedMLP, ImplicitText, TextFusion
@@ -32,7 +24,7 @@ SMALL = MIT(dim=32, width=12, prompts=5)
 
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
-    return load_minilm()
+    return text_encoders.load_minilm()
 
 
 @pytest.fixture(scope="module")
@@ -44,30 +36,17 @@ def module(encoder: TextEncoder) -> ImplicitText:
     return made.eval()
 
 
-@pytest.fixture(scope="module")
-def fusion() -> TextFusion:
-    torch.manual_seed(0)
-    made = TextFusion(SMALL)
-    for gates in made.gates.values():
-        for gate in gates:
-            torch.nn.init.normal_(gate.across, std=0.3)
-    return made.eval()
-
-
-def features(clips: int, frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(clips, frames, 16, 4, 4, generator=generator),
-        torch.randn(clips, frames, 24, generator=generator),
-    )
+def features(clips: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(clips, frames, *sides, generator=generator) for sides in ((16, 4, 4), (24,)))
 
 
 def test_channel_time_attention_is_equation_2():
     torch.manual_seed(1)
-    attention = ChannelTimeAttention(3)
+    attention, maps, every = ChannelTimeAttention(3), torch.randn(2, 4, 3, 5), torch.ones(2, 4, dtype=torch.bool)
+    assert attention(maps, every).equal(maps), "it starts as the identity"
     torch.nn.init.normal_(attention.value.weight)
-    maps = torch.randn(2, 4, 3, 5)
-    found = attention(maps, torch.ones(2, 4, dtype=torch.bool)).detach().numpy()
+    found = attention(maps, every).detach().numpy()
     weights = {name: layer.weight.detach().numpy() for name, layer in attention.named_children()}
     biases = {name: layer.bias.detach().numpy() for name, layer in attention.named_children()}
     for clip in range(2):
@@ -79,20 +58,6 @@ def test_channel_time_attention_is_equation_2():
         share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
         expected = maps[clip].reshape(12, 5).numpy() + share @ rows["value"]
         np.testing.assert_allclose(found[clip].reshape(12, 5), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_channel_time_attention_starts_as_the_identity():
-    maps = torch.randn(2, 3, 8, 9)
-    assert ChannelTimeAttention(8)(maps, torch.ones(2, 3, dtype=torch.bool)).equal(maps)
-
-
-def test_channel_time_attention_stays_within_its_scope():
-    torch.manual_seed(1)
-    attention, maps = ChannelTimeAttention(3), torch.randn(2, 4, 3, 5)
-    torch.nn.init.normal_(attention.value.weight)
-    found = attention(maps, torch.tensor([[True, True, False, False], [True] * 4]))
-    torch.testing.assert_close(found[:1, :2], attention(maps[:1, :2], torch.ones(1, 2, dtype=torch.bool)))
-    assert not found[1, :2].allclose(attention(maps[1:, :2], torch.ones(1, 2, dtype=torch.bool))[0])
 
 
 @pytest.mark.parametrize(
@@ -113,8 +78,8 @@ def test_windows_slide_back_where_they_would_be_short(frames, count, expected):
 
 def test_maps_of_frames_and_means_of_scopes():
     torch.manual_seed(0)
-    levels, maps, valid = MultiLevelAttention(16, SMALL), features(2, 5)[0], torch.ones(2, 5, dtype=torch.bool)
-    valid[1, 3:] = False
+    levels, maps = MultiLevelAttention(16, SMALL), features(2, 5)[0]
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     for attention in levels.attention.values():
         torch.nn.init.normal_(attention.value.weight, std=0.3)
     projected, found = levels(maps, valid)
@@ -128,29 +93,19 @@ def test_maps_of_frames_and_means_of_scopes():
     torch.testing.assert_close(found["video"].mean[1, 0], short.mean((0, 2)))
 
 
-def test_padding_frames_and_other_clips_change_nothing(module, fusion):
+def test_padding_frames_and_other_clips_change_nothing(module):
+    fusion = TextFusion(SMALL).eval()
+    for gate in (gate for gates in fusion.gates.values() for gate in gates):
+        torch.nn.init.normal_(gate.across, std=0.3)
     visual, audio = features(3, 5)
     valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
-    found = module(visual, audio, valid)
-    alone = module(visual[1:2, :3], audio[1:2, :3], valid[1:2, :3])
-    both = (found, valid), (alone, valid[1:2, :3])
-    whole, part = ((texts.visual, texts.audio, fusion(texts, of)) for texts, of in both)
+    given = visual, audio, valid
+    both = [(module(*each), each[2]) for each in (given, [of[1:2, :3] for of in given])]
+    whole, part = ((texts.visual, texts.audio, fusion(texts, of)) for texts, of in both)  # the last is z
     for text, by_itself in zip(whole, part, strict=True):
         torch.testing.assert_close(text[1:2, :3], by_itself, rtol=1e-4, atol=1e-5)
         assert not text[1, 3:].any(), "padding has no text"
-
-
-def test_frames_have_different_texts_and_scopes_share_theirs(module, fusion):
-    visual, audio = features(1, 5)
-    valid = torch.ones(1, 5, dtype=torch.bool)
-    z = fusion(module(visual, audio, valid), valid)
-    assert z.shape == (1, 5, 32) and z[0].std(0).max() > 1e-4
-    _, levels = module.levels(visual, valid)
-    shared = {"video": [(0, 1, 2, 3, 4)], "segment": [(0, 1, 2), (3, 4)], "frame": []}
-    for name, level in levels.items():
-        texts = module.banks[name](level.mean, level.windows.valid)[0][0, level.windows.window_of_frame[0]]
-        for frames in shared[name]:
-            assert all(texts[frame].equal(texts[frames[0]]) for frame in frames), name
+    assert whole[-1].shape == (3, 5, 32) and whole[-1][0].std(0).max() > 1e-4, "frames have different texts"
 
 
 def test_the_pyramid_is_weighted_over_all_levels_together(module):
@@ -201,39 +156,26 @@ def test_a_bank_keeps_the_texts_that_match_best(encoder):
 def test_words_learn_and_the_text_encoder_does_not(encoder):
     torch.manual_seed(0)
     before = copy.deepcopy(encoder.model.state_dict())
-    bank = PseudoWordBank("frame", encoder, SMALL, 16).train()
-    chosen, pull = read(bank, torch.randn(6, 16))
-    (chosen.square().sum() + pull.sum()).backward()
+    bank, given = PseudoWordBank("frame", encoder, SMALL, 16).train(), torch.randn(6, 16, requires_grad=True)
+    chosen, pull = read(bank, given)
+    pull.sum().backward(retain_graph=True)
+    assert given.grad is None and bank.match.weight.grad is None, "the pull trains the words and not the features"
+    assert bank.words.grad.any()
+    chosen.square().sum().backward()
     assert bank.words.grad.abs().amax((1, 2)).gt(0).all(), "every text's words, chosen or not, get a gradient"
     assert all(parameter.grad is None for parameter in encoder.model.parameters())
     assert all(value.equal(before[key]) for key, value in encoder.model.state_dict().items())
     assert not any("model" in key or "encoder" in key for key in bank.state_dict())
-    assert not encoder.model.training and not bank.train()._encoder[0].model.training
-
-
-def test_the_pull_trains_the_words_and_not_the_features(encoder):
-    bank = PseudoWordBank("frame", encoder, SMALL, 16).train()
-    given = torch.randn(3, 16, requires_grad=True)
-    _, pull = read(bank, given)
-    pull.sum().backward()
-    assert given.grad is None and bank.match.weight.grad is None and bank.words.grad.any()
+    assert not encoder.model.training
 
 
 def test_texts_are_encoded_every_nth_step_also_after_resuming(encoder):
-    class Counting:
-        widths, word_embedding = encoder.widths, staticmethod(encoder.word_embedding)
-        calls = 0
-
-        def __call__(self, *given: object) -> torch.Tensor:
-            self.calls += 1
-            return encoder(*given)
-
-    counting = Counting()
+    counting = Mock(wraps=encoder, widths=encoder.widths)
     bank = PseudoWordBank("frame", counting, SMALL, 16).train()
     given = torch.randn(2, 16)
     for _ in range(6):
         last, _ = read(bank, given)
-    assert counting.calls == 2
+    assert counting.call_count == 2
     state = copy.deepcopy(bank.state_dict())
     bank.words.data.add_(1.0)  # no effect before the next encoding
     resumed = PseudoWordBank("frame", counting, SMALL, 16).train()
@@ -255,48 +197,35 @@ def test_gates_start_without_mixing_frames_and_mix_them_later():
 
 
 class Words:
-    """Tokenizer of three-word sentences with the outputs of transformers'. pads: number of padding tokens."""
+    """Tokenizer of one-word tokens with the outputs of transformers'."""
 
-    def __init__(self, ids: dict[str, int], ends: tuple[int, int] = (0, 49), pad: int = 49, pads: int = 0) -> None:
-        self.ids, self.ends, self.pad, self.pads = ids, ends, pad, pads
+    def __init__(self, source: TextEncoderSpec) -> None:
+        self.ends = (0, 2) if source is CLAP else (0, 49)  # CLAP's is RoBERTa's
 
     def __call__(self, text, add_special_tokens=True, return_tensors=None):
         texts = [text] if isinstance(text, str) else text
-        rows = [[self.ids.get(word, 7) for word in each.split()] for each in texts]
-        rows = [[self.ends[0], *row, self.ends[1]] if add_special_tokens else row for row in rows]
-        if return_tensors is None:
-            return BatchEncoding({"input_ids": rows[0] if isinstance(text, str) else rows})
-        ids = F.pad(torch.tensor(rows), (0, self.pads), value=self.pad)
-        mask = F.pad(torch.ones(len(rows), len(rows[0]), dtype=torch.long), (0, self.pads))
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
+        rows = [[5 if word == "*" else 7 for word in each.split()] for each in texts]
+        ids = torch.tensor([[self.ends[0], *row, self.ends[1]] if add_special_tokens else row for row in rows])
+        return BatchEncoding({"input_ids": ids if return_tensors else rows[0], "attention_mask": torch.ones_like(ids)})
 
 
-def tiny_encoder(source: TextEncoderSpec, pads: int = 0) -> TextEncoder:
-    """The published text encoder's class at a tiny size with random weights."""
-    torch.manual_seed(0)
-    size = {
-        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 16, "eos_token_id": 49, "projection_dim": 8,
-    }  # fmt: skip
-    words = Words({"*": 5}, pads=pads)
-    if source is CLIP:
-        model = transformers.CLIPTextModelWithProjection(CLIPTextConfig(**size))
-    elif source is XCLIP:
-        model = transformers.XCLIPTextModel(XCLIPTextConfig(**size))
-    else:
-        model = transformers.ClapTextModelWithProjection(ClapTextConfig(**size))
-        words = Words({"*": 5}, (0, 2), 1, pads)  # RoBERTa: padding is token 1, first and last are 0 and 2
-    assert type(model).__name__ == source.model
-    return TextEncoder(model, words, source.pooled, 16 if source is XCLIP else 8)
+CONFIGS = {CLIP: CLIPTextConfig, XCLIP: XCLIPTextConfig, CLAP: ClapTextConfig}
 
 
-every_source = pytest.mark.parametrize("source", [CLIP, XCLIP, CLAP], ids=["CLIP", "X-CLIP", "CLAP"])
+def untrained(source: TextEncoderSpec, dim: int, **size: int) -> TextEncoder:
+    """The published text encoder's class with random weights."""
+    model = getattr(transformers, source.model)(CONFIGS[source](**size))
+    return TextEncoder(model, Words(source), source.pooled, dim)
 
 
-@every_source
+@pytest.mark.parametrize("source", CONFIGS, ids=lambda source: source.name)
 def test_published_text_encoders_take_pseudo_words_and_stay_frozen(source):
-    """Tiny, with random weights: the hook works for each, each pseudo-word has a gradient, no weight has one."""
-    encoder = tiny_encoder(source)
+    """Tiny: the hook works for each, each pseudo-word has a gradient, no weight has one."""
+    torch.manual_seed(0)
+    encoder = untrained(
+        source, 16 if source is XCLIP else 8, vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=16, eos_token_id=49, projection_dim=8,
+    )  # fmt: skip
     before = copy.deepcopy(encoder.model.state_dict())
     words = torch.randn(3, 2, 16, requires_grad=True)
     texts = encoder("A frame of [ ]", words)
@@ -314,25 +243,8 @@ def test_published_text_encoders_take_pseudo_words_and_stay_frozen(source):
 
 
 def test_widths_are_known_without_a_text_encoder(encoder):
-    assert text_widths("minilm", "audio") == encoder.widths
-    for level, source in PUBLISHED.items():
-        assert text_widths("published", level) == source.widths
+    assert text_encoders.text_widths("minilm", "audio") == encoder.widths
+    for level, source in text_encoders.PUBLISHED.items():
+        assert text_encoders.text_widths("published", level) == source.widths
         with torch.device("meta"):
-            config = {CLIP: CLIPTextConfig, XCLIP: XCLIPTextConfig, CLAP: ClapTextConfig}[source](projection_dim=512)
-            model = getattr(transformers, source.model)(config)
-        assert TextEncoder(model, Words({"*": 5}), source.pooled, source.widths[1]).widths == source.widths
-
-
-@every_source
-def test_padding_behind_a_sentence_changes_no_text(source):
-    words = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(1))
-    padded, plain = (tiny_encoder(source, pads)("A frame of [ ]", words) for pads in (4, 0))
-    torch.testing.assert_close(padded, plain)
-
-
-@every_source
-def test_a_bank_learns_through_every_published_text_encoder(source):
-    bank = PseudoWordBank("frame", tiny_encoder(source), SMALL, 12).train()
-    chosen, pull = read(bank, torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
-    (chosen.square().sum() + pull.sum()).backward()
-    assert bank.words.grad.abs().amax((1, 2)).gt(1e-6).all()
+            assert untrained(source, source.widths[1], projection_dim=512).widths == source.widths

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig, TrainConfig
 from icf_avs.errors import UserError
-from icf_avs.extensions.interventions import Interventions
+from icf_avs.extensions.interventions import Interventions, decode_sounds
 from icf_avs.icf.losses import weighted_sum
-from icf_avs.networks.base import Network
+from icf_avs.mask_losses import resize_logits
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.settings import InterventionSettings
 from icf_avs.training.train_module import PlugInTrainModule, build_train_module
@@ -26,26 +26,17 @@ KINDS = ("other_sound", "orthogonal_sound", "other_frames", "removed_source")
 ALL = InterventionSettings(other_sound=0.3, count=1)
 
 
-def only(*kinds: str, count: int = 1) -> InterventionSettings:
-    return InterventionSettings(**{kind: float(kind in kinds) for kind in KINDS}, count=count)
+def only(kind: str) -> InterventionSettings:
+    return InterventionSettings(**{each: float(each == kind) for each in KINDS}, count=1)
 
 
 class Zeros(nn.Module):
     """Decodes logits of 0 and records its inputs and the logits, whose gradient shows the targets."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Tensor, Tensor]] = []  # sounds and valid
-
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        self.calls.append((audio.token, valid))
+        self.sounds, self.valid = audio.token, valid
         self.logits = torch.zeros(*valid.shape, 16, 16, requires_grad=True)
         return NetworkOutput(self.logits, NetworkFeatures((), audio.token))
-
-
-def output_of(batch: Batch, audio: Tensor) -> NetworkOutput:
-    encoded = Encoded(VisualFeatures(batch.pyramid), AudioFeatures(audio))
-    return NetworkOutput(torch.zeros_like(batch.masks), NetworkFeatures((), audio), encoded=encoded)
 
 
 def terms_at_zero(batch: Batch, settings: InterventionSettings, audio: Tensor | None = None, **means: Tensor):
@@ -55,30 +46,28 @@ def terms_at_zero(batch: Batch, settings: InterventionSettings, audio: Tensor | 
     part, network = Interventions(settings, audio.shape[-1], batch.sounding.shape[-1]).train(), Zeros()
     for name, value in means.items():
         getattr(part.sounds, name).copy_(value)
-    terms = part(network, output_of(batch, audio), batch)
+    encoded = Encoded(VisualFeatures(batch.pyramid), AudioFeatures(audio))
+    terms = part(network, NetworkOutput(batch.masks, NetworkFeatures((), audio), encoded=encoded), batch)
     (gradient,) = torch.autograd.grad(sum(terms.values()), network.logits, allow_unused=True)
     gradient = None if gradient is None else gradient.unflatten(0, (-1, len(batch.valid)))
     return {name: float(value.detach()) for name, value in terms.items()}, gradient, network
 
 
-# Targets.
+def unseen() -> Batch:
+    """Three clips whose on-screen classes are unknown."""
+    return replace(random_batch(3), onscreen=None)
 
 
 def test_under_another_sound_the_mask_vanishes() -> None:
-    """Where on-screen classes are unknown, only the pixels of the mask must vanish."""
-    batch = random_batch(3)
-    batch.onscreen = None
+    """The sound of an absent class blanks the frame. Where on-screen classes are unknown, only the mask must vanish."""
+    batch = unseen()
     for kind in ("other_sound", "orthogonal_sound"):
         terms, gradient, _ = terms_at_zero(batch, only(kind))
         assert terms == {kind: pytest.approx(LOG2)}
         assert (gradient[0] > 0).equal(batch.masks > 0)
-
-
-def test_the_sound_of_an_absent_class_blanks_the_frame() -> None:
-    """Clip i of 3 shows classes i and i + 1, so another clip's class may be on screen or not."""
-    batch = random_batch(3)
+    batch = random_batch(3)  # clip i shows classes i and i + 1, so another clip's class may be on screen or not
     _, gradient, network = terms_at_zero(batch, only("other_sound"), audio := torch.randn(3, 2, 8))
-    sounds = network.calls[0][0]
+    sounds = network.sounds
     for clip in range(3):
         donor = next(i for i in range(3) if sounds[clip].equal(audio[i]))
         everywhere = bool((gradient[0, clip] > 0).all())
@@ -87,11 +76,10 @@ def test_the_sound_of_an_absent_class_blanks_the_frame() -> None:
 
 
 def test_other_frames_uses_the_sound_of_the_previous_clip() -> None:
-    batch = random_batch(3)
-    batch.onscreen = None
+    batch = unseen()
     terms, gradient, network = terms_at_zero(batch, only("other_frames"), audio := torch.randn(3, 2, 8))
     assert terms == {"other_frames": pytest.approx(LOG2)} and (gradient[0] > 0).equal(batch.masks > 0)
-    assert network.calls[0][0].equal(audio.roll(1, 0))
+    assert network.sounds.equal(audio.roll(1, 0))
     batch.sounding[1] = batch.sounding[0]  # clip 1 may be segmented under the sound of clip 0
     batch.class_map[1] = batch.class_map[1].clamp(max=1)
     _, gradient, _ = terms_at_zero(batch, only("other_frames"))
@@ -110,8 +98,8 @@ def test_a_removed_source_loses_its_mask() -> None:
     terms, gradient, network = terms_at_zero(batch, only("removed_source"), audio, **means)
     dice = 1 - 2 * 0.5 * 32 / (128 + 32)  # 32 cells stay; probability 0.5 in all 256
     assert terms == {"removed_source": pytest.approx(LOG2 + dice, rel=1e-5)}
-    for clip, left in enumerate(network.calls[0][0][:, 0]):
-        removed = 0 if left.equal(torch.eye(8)[1]) else 1
+    for clip, left in enumerate(network.sounds[:, 0]):
+        removed = int(left[0])  # e_0 is left of class 1
         assert left.equal(torch.eye(8)[1 - removed])
         stays = torch.zeros(16, 16, dtype=torch.bool)
         stays[4 - 4 * removed : 8 - 4 * removed, :8] = True
@@ -121,60 +109,41 @@ def test_a_removed_source_loses_its_mask() -> None:
 
 
 def test_frames_of_unknown_classes_have_no_target() -> None:
-    """A clip, and one frame of another; their sounds are not used for other clips either."""
-    batch = random_batch(3)
-    batch.onscreen = None
+    """A clip, and one frame of another; nor are their sounds used for other clips."""
+    batch = unseen()
     batch.sounding[0], batch.class_map[0] = False, 0
     batch.sounding[1, 1], batch.class_map[1, 1] = False, 0
     known = batch.known
     assert known.tolist() == [[False, False], [True, False], [True, True]]
     _, gradient, network = terms_at_zero(batch, replace(ALL, count=2), audio := torch.randn(3, 2, 8))
     assert not gradient[:, ~known].any()
-    sounds = network.calls[0][0].unflatten(0, (-1, 3))[:4]
+    sounds = network.sounds.unflatten(0, (-1, 3))[:4]
     assert not any((sounds == unknown).all(-1).any() for unknown in audio[~known])
     assert gradient[:4, known].flatten(2).any(2).tolist() == [[True, True, False]] * 4, "a known donor's unknown frame"
 
 
-def test_clips_of_one_class_have_no_target() -> None:
-    batch = random_batch(3)
-    batch.sounding[:], batch.onscreen = torch.arange(5) == 0, None
+def test_clips_of_one_class_unlabelled_frames_and_padding_have_no_target() -> None:
+    batch = unseen()
+    batch.sounding[:] = torch.arange(5) == 0
     terms, gradient, _ = terms_at_zero(batch, ALL)
     assert set(terms.values()) == {0} and (gradient is None or not gradient.any())
-
-
-def test_unlabelled_frames_and_padding_have_no_target() -> None:
     batch = random_batch(3, frames=3)
     batch.labelled[:, 1] = False
     batch.valid[0, 2] = batch.labelled[0, 2] = False
     _, gradient, network = terms_at_zero(batch, ALL)
     frames = batch.labelled & batch.valid
     assert gradient[:, ~frames].any() == 0 and gradient.transpose(0, 2)[0].any()
-    assert network.calls[0][1].equal(batch.valid.repeat(4, 1))
+    assert network.valid.equal(batch.valid.repeat(4, 1))
 
-
-def test_one_call_decodes_every_sound() -> None:
-    """K sounds of each kind, that of the clip before, and the own sound with a source removed."""
-    batch = random_batch(3)
-    terms, gradient, network = terms_at_zero(batch, replace(ALL, count=3))
-    assert len(network.calls) == 1 and len(gradient) == 3 + 3 + 1 + 1 and tuple(terms) == KINDS
-    assert tuple(terms_at_zero(batch, only("other_frames"))[0]) == ("other_frames",)
-
-
-# Networks.
 
 every_network = pytest.mark.parametrize("name", BUILDERS)
-
-
-def labelled(clips: int = 3, frames: int = 2) -> tuple[Batch, tuple[Tensor, Tensor, Tensor]]:
-    seen = random_clips(clips, frames)
-    return random_batch(clips, frames), (seen.frames, seen.sound, seen.valid)
 
 
 @every_network
 @pytest.mark.parametrize("classes", [None, 6])
 def test_interventions_train_every_network(name: str, classes: int | None) -> None:
     """The gradient reaches all layers of the mask, encoders included."""
-    batch, given = labelled()
+    batch, given = random_batch(), random_clips(3, 2)
     network = small_network(name, train_visual=True, classes=classes).train()
     part = Interventions(ALL, AUDIO, 5).train()
     for _ in range(2):  # the second has class means
@@ -194,122 +163,55 @@ def test_interventions_train_every_network(name: str, classes: int | None) -> No
 @every_network
 def test_interventions_leave_the_network_unchanged(name: str) -> None:
     """No parameters; batch statistics stay those of the factual sounds."""
-    batch, given = labelled()
     part, states = Interventions(ALL, AUDIO, 5).train(), []
     assert not list(part.parameters())
     for intervenes in (False, True):
         network = small_network(name).train()
         torch.manual_seed(0)  # of dropout
-        output = network(*given)
+        output = network(*random_clips(3, 2))
         if intervenes:
-            part(network, output, batch)
-        states.append((output.logits, network.state_dict(), [module.training for module in network.modules()]))
-    (plain, kept, modes), (beside, after, later) = states
-    assert plain.equal(beside) and all(value.equal(kept[key]) for key, value in after.items()) and modes == later
+            part(network, output, random_batch())
+        modes = torch.tensor([module.training for module in network.modules()])
+        states.append(network.state_dict() | {"logits": output.logits, "modes": modes})
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @every_network
-def test_the_content_of_padding_changes_no_term(name: str) -> None:
-    batch, (frames, sound, valid) = labelled(3, 3)
-    other_frames, other_sound, _ = random_clips(3, 3, seed=1)
-    batch.valid[0, 2], batch.valid[1, 1:] = False, False
-    batch.labelled &= batch.valid
-    network, found = small_network(name), []
-    for swapped in (False, True):
-        if swapped:
-            frames, sound = frames.clone(), sound.clone()
-            frames[~batch.valid], sound[~batch.valid] = other_frames[~batch.valid], other_sound[~batch.valid]
-        part = Interventions(ALL, AUDIO, 5).train()
-        for _ in range(2):
-            torch.manual_seed(0)
-            terms = part(network, network(frames, sound, batch.valid), batch)
-            part.sounds.update_running_means()
-        found.append(terms)
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
-    assert all(value > 0 for value in found[0].values())
-
-
-class Unshared(nn.Module):
-    """Network that decodes every sound from the pyramid, sharing nothing."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        return self.network.decode(self.network.encode_visual(visual), audio, valid)
-
-
-@every_network
-def test_layers_without_audio_are_computed_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, (frames, sound, valid) = labelled()
-    network, found, calls = small_network(name).double(), [], []
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    visual, encode = network.encode_frames(frames), type(network).encode_visual
-    monkeypatch.setattr(type(network), "encode_visual", lambda *given: calls.append(None) or encode(*given))
-    output = network(visual, sound.double(), valid)
-    unshared = replace(output, encoded=Encoded(visual, output.encoded.audio))
-    for decoded, by in ((output, network), (unshared, Unshared(network))):
-        torch.manual_seed(0)
-        terms = Interventions(ALL, AUDIO, 5).double().train()(by, decoded, batch)
-        found.append((terms, torch.autograd.grad(sum(terms.values()), trained, allow_unused=True, retain_graph=True)))
-        assert len(calls) == len(found)
-    torch.testing.assert_close(*(terms for terms, _ in found), rtol=1e-6, atol=1e-6)
-    for one, other in zip(found[0][1], found[1][1], strict=True):
-        assert (one is None) == (other is None) and (one is None or torch.allclose(one, other, rtol=1e-3, atol=1e-5))
-
-
-def test_masks_under_other_sounds_fade() -> None:
-    torch.manual_seed(0)
-    batch, given = labelled(4)
-    network, part = small_network("query-light").train(), Interventions(only("other_sound", count=2), AUDIO, 5).train()
-    optimizer, losses = torch.optim.AdamW(network.parameters(), 3e-3), []
-    for _ in range(30):
-        output = network(*given)
-        own = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, batch.masks)
-        terms = part(network, output, batch)
-        optimizer.zero_grad()
-        (own + terms["other_sound"]).backward()
-        optimizer.step()
-        part.sounds.update_running_means()
-        losses.append((float(own.detach()), float(terms["other_sound"].detach())))
-    assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1] / 2
+def test_several_sounds_are_decoded_as_each_alone(name: str) -> None:
+    """From features of the frames that are computed once."""
+    batch, (frames, sound, valid) = random_batch(), random_clips(3, 2)
+    network, sounds = small_network(name).double(), torch.randn(2, 3, 2, AUDIO).double()
+    visual = network(network.encode_frames(frames), sound.double(), valid).encoded.visual
+    alone = [network.decode(visual, AudioFeatures(each), valid).logits for each in sounds]
+    found = decode_sounds(network, visual, sounds, batch)
+    torch.testing.assert_close(found, torch.stack([resize_logits(each, batch.masks) for each in alone]))
 
 
 def test_the_train_module_adds_the_weighted_terms() -> None:
-    batch = random_batch()
-    settings = InterventionSettings(orthogonal_sound=0.5, other_frames=0.25, removed_source=2.0)
-    found = []
+    settings, found = InterventionSettings(orthogonal_sound=0.5, other_frames=0.25, removed_source=2.0), []
     for interventions in (None, settings):
         torch.manual_seed(0)
         train_module = PlugInTrainModule(small_host("query"), None, interventions).train()
-        for _ in range(2):
+        for _ in range(2):  # the second has class means
             torch.manual_seed(1)
-            terms = train_module(batch, "train")
+            terms = train_module(random_batch(), "train")
             train_module.update_running_means()
         found.append({name: float(value.detach()) for name, value in terms.items()})
     plain, whole = found
     added = sum(getattr(settings, name) * whole[name] for name in KINDS[1:])
     assert added > 0 and whole["loss"] == pytest.approx(plain["loss"] + added, rel=1e-5)
-    assert "orthogonal_sound" not in plain
+    assert whole.keys() - plain.keys() == set(KINDS[1:])
 
 
-# What is refused.
-
-
-def test_invalid_settings_are_refused() -> None:
+def test_invalid_settings_and_networks_are_refused() -> None:
     for values in ({"count": 0}, {"other_frames": -1.0}, dict.fromkeys(KINDS, 0.0)):
         with pytest.raises(ValueError, match=r"count is 0|negative, or none"):
             InterventionSettings(**values)
     with pytest.raises(ValueError, match="sounds without classes"):
         Interventions(ALL, 8, 0)
-
-
-def test_a_network_without_encoded_outputs_is_refused() -> None:
     batch = random_batch()
-    output = NetworkOutput(batch.masks, NetworkFeatures((), batch.waveforms))
     with pytest.raises(ValueError, match=r"must return NetworkOutput\.encoded"):
-        Interventions(ALL, 8, 5)(Zeros(), output, batch)
+        Interventions(ALL, 8, 5)(Zeros(), NetworkOutput(batch.masks, NetworkFeatures((), batch.waveforms)), batch)
 
 
 def test_runs_that_cannot_use_them_are_refused() -> None:

@@ -1,69 +1,67 @@
-"""Mask losses, reading losses and the terms of guided_loss: hand-worked values; unlabelled frames are left out."""
+"""Mask losses, reading losses and the terms of guided_loss by hand; classes that are unknown; unlabelled frames."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_guided import NAMES, loss_terms, random_batch, run, small_model
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
+from icf_avs.extensions.intervention_losses import removed_source_loss
 from icf_avs.mask_losses import bce_loss, dice_loss, semantic_loss, suppression_loss
 from icf_avs.networks.guided_parts import losses
 from icf_avs.networks.guided_parts.losses import GuidedLossWeights
+from icf_avs.soft_class_targets import area_share, class_shares, known_cells
 from icf_avs.types import Batch
 
 NO = torch.zeros(1, 1, dtype=torch.bool)
 YES = ~NO
+FINE = 4  # class-map pixels per side of a mask cell
 
 
-@pytest.mark.parametrize(
-    ("loss", "expected"), [(bce_loss, (math.log(2) + math.log(4)) / 2), (dice_loss, 1 - 2 * 0.5 / (1.25 + 1))]
-)
-def test_bce_and_dice_by_hand(loss, expected: float) -> None:
-    logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
-    assert float(loss(logits, torch.tensor([[[[1.0, 0.0]]]]), YES)) == pytest.approx(expected)
+def test_bce_and_dice_by_hand() -> None:
+    logits, target = torch.tensor([[[[0.0, math.log(3)]]]]), torch.tensor([[[[1.0, 0.0]]]])  # probabilities 1/2 and 3/4
+    assert float(bce_loss(logits, target, YES)) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert float(dice_loss(logits, target, YES)) == pytest.approx(1 - 2 * 0.5 / (1.25 + 1))
+    assert float(dice_loss(logits, 0 * target, YES)) == 0, "an empty mask has no overlap"
 
 
-def test_labelled_frames_have_equal_weight() -> None:
-    logits, target = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4).round()
+@pytest.mark.parametrize("loss", [bce_loss, dice_loss, semantic_loss])
+def test_labelled_frames_have_equal_weight_and_others_no_gradient(loss) -> None:
+    shape = (2, 3, 5, 4, 4) if loss is semantic_loss else (2, 3, 4, 4)
+    logits, target = torch.randn(shape, requires_grad=True), torch.randn(shape).softmax(2)
     frames = torch.tensor([[True, False, True], [False, False, True]])
-    for loss in (bce_loss, dice_loss):
-        single = [loss(logits[b, t][None, None], target[b, t][None, None], YES) for b, t in ((0, 0), (0, 2), (1, 2))]
-        assert torch.allclose(loss(logits, target, frames), torch.stack(single).mean())
-
-
-def test_dice_of_an_empty_mask_is_zero() -> None:
-    logits = torch.randn(1, 2, 4, 4, requires_grad=True)
-    loss = dice_loss(logits, torch.zeros(1, 2, 4, 4), torch.ones(1, 2, dtype=torch.bool))
-    loss.backward()
-    assert float(loss.detach()) == 0 and not logits.grad.any()
+    single = [loss(logits[b, t][None, None], target[b, t][None, None], YES) for b, t in ((0, 0), (0, 2), (1, 2))]
+    found = loss(logits, target, frames)
+    assert torch.allclose(found, torch.stack(single).mean())
+    found.backward()
+    assert logits.grad.flatten(2).any(-1).equal(frames)
 
 
 def test_suppression_loss_by_hand() -> None:
-    logits = torch.tensor([[[[0.0, 10.0]]]])
-    factual = torch.tensor([[[[1.0, 0.0]]]])
+    logits, factual = torch.tensor([[[[0.0, 10.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
     zero, ten = math.log(2), math.log1p(math.exp(10))
     assert float(suppression_loss(logits, factual, NO, YES)) == pytest.approx(zero)
     assert float(suppression_loss(logits, factual, YES, NO)) == pytest.approx((zero + ten) / 2)
     assert float(suppression_loss(logits, factual, YES, YES)) == pytest.approx(zero + (zero + ten) / 2)
     assert float(suppression_loss(logits, factual, NO, NO)) == 0
-    assert float(suppression_loss(logits, 0 * factual, NO, YES)) == 0  # the factual mask is empty
-
-
-def test_empty_masks_do_not_dilute_the_suppression_loss() -> None:
-    logits, factual = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
-    factual[0, 0] = 1
-    both = torch.ones(1, 2, dtype=torch.bool)
-    assert float(suppression_loss(logits, factual, ~both, both)) == pytest.approx(math.log(2))
+    # A frame with an empty mask does not dilute the loss of another.
+    logits, factual = torch.zeros(1, 2, 2, 2), torch.tensor([1.0, 0.0])[:, None, None].expand(1, 2, 2, 2)
+    assert float(suppression_loss(logits, factual, NO.expand(1, 2), YES.expand(1, 2))) == pytest.approx(zero)
 
 
 def test_semantic_loss_by_hand() -> None:
     logits = torch.tensor([2.0, 0.0, 1.0]).reshape(1, 1, 3, 1, 1)
     probability = logits.flatten().softmax(0)
 
-    def loss(*shares: float) -> torch.Tensor:
+    def loss(*shares: float) -> Tensor:
         return semantic_loss(logits, torch.tensor(shares).reshape(1, 1, 3, 1, 1), YES)
 
     overlap = 1 - 2 * probability[2] / (probability[2] + 1)
@@ -72,15 +70,6 @@ def test_semantic_loss_by_hand() -> None:
     part = -0.25 * probability[0].log() - 0.75 * probability[2].log()
     assert torch.allclose(loss(0.25, 0, 0.75), part + 1 - 1.5 * probability[2] / (probability[2] + 0.75))
     assert float(loss(0.25, 0, 0.5)) == 0, "a quarter of the cell is of an unknown class"
-
-
-@pytest.mark.parametrize("loss", [bce_loss, dice_loss, semantic_loss])
-def test_an_unlabelled_frame_gets_no_gradient(loss) -> None:
-    shape = (2, 3, 5, 4, 4) if loss is semantic_loss else (2, 3, 4, 4)
-    logits, target = torch.randn(shape, requires_grad=True), torch.randn(shape).softmax(2)
-    frames = torch.tensor([[True, False, True], [False, True, False]])
-    loss(logits, target, frames).backward()
-    assert logits.grad.flatten(2).any(-1).equal(frames)
 
 
 def test_sound_reading_loss_by_hand() -> None:
@@ -99,7 +88,7 @@ def test_pixel_reading_loss_by_hand() -> None:
     kinds[..., :2, :4] = 2  # half of the first 4x4 cell
     kinds[..., 4:, :4] = 1
     kinds[..., 4, :4] = 2  # a quarter of the cell below, whose rest is class 1
-    masks = torch.nn.functional.avg_pool2d((kinds > 0).float(), 2)
+    masks = avg_pool2d((kinds > 0).float(), 2)
     masks[..., 2:, 2:] = 1  # unknown class
     cost = -logits.log_softmax(2)[0, 0]
     expected = (0.5 * cost[1, 0, 0] + 0.75 * cost[0, 1, 0] + 0.25 * cost[1, 1, 0]) / 1.5
@@ -108,35 +97,18 @@ def test_pixel_reading_loss_by_hand() -> None:
     assert float(losses.pixel_reading_loss(logits, 0 * kinds, masks, YES)) == 0
 
 
-def terms_of(batch: Batch, semantic: bool = False, **switches: bool) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
-    model = small_model(semantic=semantic, **switches)
+def terms_of(batch: Batch) -> tuple[dict[str, Tensor], torch.nn.Module]:
+    model = small_model(semantic=True)
     torch.manual_seed(1)
     return loss_terms(model, batch), model
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    terms, _ = terms_of(random_batch(), semantic=True)
-    weights = asdict(GuidedLossWeights())
+    (terms, _), weights = terms_of(random_batch()), asdict(GuidedLossWeights())
     # This batch has no extra sounds; tests/test_guided_network.py covers them.
     assert set(terms) == {*weights, "loss"} - {"extra_audio"}
     total = sum(weights[name] * float(value.detach()) for name, value in terms.items() if name != "loss")
     assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-5)
-
-
-def degenerate(batch: Batch, case: str) -> Batch:
-    if case in ("empty masks", "nobody sounds"):
-        batch.masks.zero_()
-    if case in ("empty masks", "nobody sounds", "kinds unknown"):
-        batch.class_map.zero_()
-    if case in ("nobody sounds", "kinds unknown"):
-        batch.sounding.zero_()
-    if case == "everything sounds":
-        for each in (batch.masks, batch.sounding, batch.onscreen):
-            each.fill_(1)
-    batch.onscreen = None if case == "kinds unknown" else batch.onscreen
-    batch.labelled &= case != "nothing labelled"
-    batch.valid &= case != "only padding"
-    return batch
 
 
 CASES = (
@@ -147,10 +119,23 @@ OF_LABELLED_FRAMES = (
 )  # fmt: skip
 
 
+def degenerate(batch: Batch, case: str) -> Batch:
+    batch.masks *= case not in ("empty masks", "nobody sounds")
+    batch.class_map *= case not in ("empty masks", "nobody sounds", "kinds unknown")
+    batch.sounding &= case not in ("nobody sounds", "kinds unknown")
+    if case == "everything sounds":
+        for each in (batch.masks, batch.sounding, batch.onscreen):
+            each.fill_(1)
+    batch.onscreen = None if case == "kinds unknown" else batch.onscreen
+    batch.labelled &= case != "nothing labelled"
+    batch.valid &= case != "only padding"
+    return batch
+
+
 @pytest.mark.parametrize("clips", [1, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_gradients_of_degenerate_batches_are_finite(case: str, clips: int) -> None:
-    terms, model = terms_of(degenerate(random_batch(clips), case), semantic=True)
+    terms, model = terms_of(degenerate(random_batch(clips), case))
     assert all(torch.isfinite(value) for value in terms.values()), terms
     terms["loss"].backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -160,78 +145,101 @@ def test_losses_and_gradients_of_degenerate_batches_are_finite(case: str, clips:
         assert float(terms["visual_counterfactual"]) == 0  # every frame shows everything that sounds
 
 
-def test_a_single_clip_is_contrasted_with_its_silent_region() -> None:
-    terms, _ = terms_of(random_batch(1), counterfactual=False)
-    batch = random_batch(1)
-    batch.masks.fill_(1)
-    whole, _ = terms_of(batch, counterfactual=False)
-    assert float(terms["contrast"]) > 0  # against the silent region of the same frame
-    assert float(whole["contrast"]) == 0  # a full mask leaves no silent region
-
-
-@pytest.mark.parametrize(
-    "name", ["logits", "prior", "counterfactual_logits", "visual_counterfactual_logits", "pixel_reading"]
-)
-def test_an_unlabelled_frame_gets_no_mask_gradient(name: str) -> None:
-    batch = random_batch(3, frames=3)
+def test_an_unlabelled_frame_gets_no_mask_gradient() -> None:
+    batch, model = random_batch(3, frames=3), small_model()
     batch.labelled[:, 1] = False
-    batch.masks[:, 1] = 1  # any value
-    model = small_model()
     output = run(model, batch)
-    maps = getattr(output, name)
-    maps.retain_grad()
+    names = ("logits", "prior", "counterfactual_logits", "visual_counterfactual_logits", "pixel_reading")
+    for name in names:
+        getattr(output, name).retain_grad()
     loss_terms(model, batch, output)["loss"].backward()
-    time = {"counterfactual_logits": 2}.get(name, 1)
-    frames = maps.grad.abs().sum([axis for axis in range(maps.dim()) if axis != time])
-    assert frames[0] > 0 and frames[2] > 0 and frames[1] == 0
-
-
-def test_the_mask_of_an_unlabelled_frame_does_not_matter() -> None:
-    batch, other = random_batch(3, frames=3), random_batch(3, frames=3)
-    for each in (batch, other):
-        each.labelled[:, 1] = False
-    other.masks[:, 1] = 1 - other.masks[:, 1]
-    other.class_map[:, 1] = 3
-    assert float(terms_of(batch, semantic=True)[0]["loss"]) == float(terms_of(other, semantic=True)[0]["loss"])
-
-
-def test_a_counterfactual_that_sounds_in_the_clip_is_not_suppressed() -> None:
-    """All clips sound the same class, so no other clip's audio is a negative; words of absent classes still are."""
-    batch = random_batch(3)
-    batch.sounding.zero_()
-    batch.sounding[..., 0] = True
-    batch.onscreen[:, 0] = True
-    terms, _ = terms_of(batch, implicit_text=False)
-    assert float(terms["visual_counterfactual"]) == 0
-    with_words, _ = terms_of(batch)
-    assert float(with_words["counterfactual"]) > 0
-
-
-def test_classes_on_screen_are_suppressed_inside_the_mask_only() -> None:
-    batch, crowded = random_batch(3), random_batch(3)
-    crowded.onscreen.fill_(True)
-    unknown = random_batch(3)
-    unknown.onscreen = None
-    few, many, none = (float(terms_of(each)[0]["counterfactual"]) for each in (batch, crowded, unknown))
-    assert few > many == none > 0
+    for name in names:
+        time = 2 if name == "counterfactual_logits" else 1
+        reached = getattr(output, name).grad.movedim(time, 0).flatten(1).any(1)
+        assert reached.tolist() == [True, False, True], name
 
 
 def test_audio_of_another_clip_is_suppressed_unless_its_class_is_on_screen() -> None:
     """Clip i shows classes i, i + 1 and hears clip i - 1, whose class is on no screen until it is added to one."""
-    batch = random_batch(3)
-    model = small_model()
-    output = run(model, batch)
-    inside = torch.ones(3, 2, dtype=torch.bool)
-    everywhere = inside.clone()
-    for shown in (None, 0):
-        if shown is not None:
-            batch.onscreen[1, shown] = True  # the class of clip 0 appears in clip 1
-            everywhere[1] = False
+    batch, model = random_batch(3), small_model()
+    output, inside = run(model, batch), torch.ones(3, 2, dtype=torch.bool)
+    for shown in (False, True):
+        batch.onscreen[1, 0] = shown  # the class of clip 0 appears in clip 1
+        everywhere = inside & ~(shown & (torch.arange(3) == 1))[:, None]
         expected = suppression_loss(output.visual_counterfactual_logits, batch.masks, everywhere, inside)
         assert torch.allclose(loss_terms(model, batch, output)["visual_counterfactual"], expected)
 
 
-def test_vocabulary_index_is_class_id_minus_one() -> None:
-    batch = random_batch(len(NAMES))
-    sounding = batch.sounding[:, 0].float().argmax(1)
-    assert batch.class_map.flatten(1).amax(1).equal(sounding + 1)
+def by_hand(pixels: np.ndarray, chosen: int) -> np.ndarray:
+    """Share of class `chosen` in each cell of a pixel map [H,W]."""
+    side = len(pixels) // FINE
+    found = np.zeros((side, side))
+    for y, x in np.ndindex(*pixels.shape):
+        found[y // FINE, x // FINE] += (pixels[y, x] == chosen) / FINE**2
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**20), unknown=st.booleans())
+def test_shares_equal_counted_pixels(seed: int, unknown: bool) -> None:
+    """9: sounding pixels of unknown class."""
+    pixels = np.random.default_rng(seed).choice([0, 1, 2, 9 if unknown else 2], (12, 12), p=[0.4, 0.3, 0.2, 0.1])
+    masks = avg_pool2d(torch.from_numpy(pixels > 0).float()[None, None], FINE)
+    class_map = torch.from_numpy(np.where(pixels == 9, 0, pixels))[None, None]
+    found = class_shares(class_map, masks, 3)[0, 0].numpy()
+    for number in range(4):
+        np.testing.assert_allclose(found[number], by_hand(pixels, number), atol=1e-6)
+    np.testing.assert_array_equal(known_cells(class_map, masks)[0, 0].numpy(), by_hand(pixels, 9) == 0)
+
+
+def test_shares_of_a_coarse_map_never_exceed_the_masks() -> None:
+    masks = torch.tensor([[[[1.0, 0.75, 0.25, 0.0]]]])
+    where = torch.tensor([[[[True, True, False, False]]]])
+    assert area_share(where, masks).flatten().tolist() == [1, 0.75, 0, 0]
+    assert known_cells(where, masks).flatten().tolist() == [True, True, False, True]
+
+
+def test_removal_of_a_class_by_hand() -> None:
+    """At zero logits. Frames: class 0 above class 1, with edges inside cells; class 0 alone, without a map; class 1
+    alone, without a map; both without a map, as in MS3, where the class of a pixel is unknown; the same partly known.
+    """
+    batch, pixels = random_batch(1, frames=5), torch.zeros(1, 5, 64, 64, dtype=torch.long)
+    pixels[..., :30, :33], pixels[..., 30:, :33] = 1, 2
+    batch.masks, batch.class_map = avg_pool2d((pixels > 0).float(), FINE), pixels.clone()
+    batch.class_map[:, 1:], batch.class_map[0, 4, :8, :8] = 0, 1  # 2 x 2 cells
+    batch.sounding[:] = torch.arange(len(NAMES)) < 2
+    batch.sounding[0, 1, 1] = batch.sounding[0, 2, 0] = False
+    stays, whole = by_hand(pixels[0, 0].numpy(), 2), batch.masks[0, 0].numpy()
+    one, log2 = torch.tensor([True]), math.log(2)
+    dice = [1 - 2 * 0.5 * kept.sum() / (0.5 * kept.size + kept.sum()) for kept in (stays, whole)]
+    for frame, expected in enumerate((log2 + dice[0], log2, log2 + dice[1], 0, None)):
+        logits, chosen = torch.zeros_like(batch.masks, requires_grad=True), (torch.arange(5) == frame)[None]
+        loss = removed_source_loss(logits, torch.tensor([0]), one, batch, chosen)
+        assert expected is None or float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+        gradient = torch.autograd.grad(loss, logits)[0][0]
+        assert not gradient[torch.arange(5) != frame].any()
+        if frame in (1, 3):  # the whole frame is blank, without a ring at the border; nothing is asked
+            assert (gradient[frame] > 0).all() if frame == 1 else not gradient.any()
+    assert (gradient[4, :2, :2] > 0).all() and not gradient[4, 2:, :8].any()
+    assert gradient[4, :, 9:].all()  # nothing sounds at the right
+
+
+@pytest.mark.parametrize("names", [(), NAMES], ids=["no names", "names"])
+def test_a_clip_of_unknown_classes_uses_no_other_clip(names: tuple[str, ...]) -> None:
+    """Its counterfactuals are random; its only negatives are its own silent regions and counterfactuals."""
+    batch, model, found = random_batch(3), small_model(names=names).eval(), []
+    batch.sounding = batch.sounding[..., : len(names)] & False
+    batch.class_map[:], batch.onscreen = 0, None
+    for swapped in (False, True):
+        if swapped:
+            batch.waveforms[1:] = 0.3 * torch.randn(batch.waveforms[1:].shape)
+        torch.manual_seed(0)
+        output = run(model, batch, known=batch.known)
+        away = output.counterfactuals.sounds[:, 0] - model.network.counterfactual.mean
+        assert not output.counterfactuals.known.any() and not output.counterfactuals.classes.any()
+        terms = loss_terms(model, batch, output)
+        assert float(terms["visual_counterfactual"]) == 0 and float(terms.get("sound_reading", 0)) == 0
+        found.append(torch.nn.functional.normalize(away, dim=-1))
+    assert torch.allclose(*found, atol=1e-5)
+    batch.masks.fill_(1)  # no silent region
+    assert float(loss_terms(small_model(names=names, counterfactual=False), batch)["contrast"]) == 0
