@@ -1,6 +1,6 @@
 """Local stand-in for the Hugging Face hub: serves a folder of repositories, as far as loading a model needs.
 
-Supported: GET of api/models/NAME/revision/REVISION, GET and HEAD of NAME/resolve/REVISION/FILE.
+Supported: GET of api/models/NAME/revision/REVISION and .../tree/REVISION, GET and HEAD of NAME/resolve/REVISION/FILE.
 """
 
 from __future__ import annotations
@@ -25,13 +25,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self.read(head=True)
-
     def do_GET(self) -> None:
-        self.read(head=False)
-
-    def read(self, head: bool) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
         about = parts[:2] == ["api", "models"]
         home = self.server.root / "/".join(parts[2:4] if about else parts[:2])
@@ -40,27 +34,24 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.server.reads.append("/".join(parts))
         if not home.is_dir():
             headers["X-Error-Code"] = "RepoNotFound"
-        elif parts[4:5] == ["revision"]:
-            found = {"id": "/".join(parts[2:4]), "sha": commit}
-            found["siblings"] = [{"rfilename": path.name} for path in home.iterdir()]
-            status, body = 200, json.dumps(found).encode()
         elif about:
-            entries = [{"type": "file", "path": path.name, "size": 1, "oid": COMMIT} for path in home.iterdir()]
-            status, body = 200, json.dumps(entries).encode()
+            names = [path.name for path in home.iterdir()]
+            found = {"id": "/".join(parts[2:4]), "sha": commit, "siblings": [{"rfilename": name} for name in names]}
+            tree = [{"type": "file", "path": name, "size": 1, "oid": COMMIT} for name in names]
+            status, body = 200, json.dumps(found if parts[4] == "revision" else tree).encode()
         elif not (home / parts[-1]).is_file():
             headers["X-Error-Code"] = "EntryNotFound"
         else:
             status, body = 200, (home / parts[-1]).read_bytes()
             headers |= {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": commit}
-        self.answer(status, body, headers, head)
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, head: bool = False) -> None:
         self.send_response(status)
-        for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
         self.end_headers()
-        if not head:
+        if self.command == "GET":
             self.wfile.write(body)
+
+    do_HEAD = do_GET
 
     def log_message(self, *args: object) -> None:
         pass

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from icf_avs.encoders import registry, text_encoders
 from icf_avs.encoders.hf_backbones import load_backbone
@@ -15,18 +16,12 @@ from icf_avs.encoders.vggish import load_vggish_audio
 
 def use_reduced_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use networks of the published widths with one block per stage and random weights, without downloads."""
+    small = {"random": True, "depths": (1, 1, 1, 1)}
     for name in ("pvt-v2-b5", "resnet-50", "swin-b"):
-
-        def build(name: str = name, **options: object) -> torch.nn.Module:
-            return load_backbone(name, **{**options, "random": True, "depths": (1, 1, 1, 1)})
-
-        monkeypatch.setitem(registry.VISUAL, name, build)
+        monkeypatch.setitem(registry.VISUAL, name, lambda name=name, **options: load_backbone(name, **options | small))
     torch.manual_seed(0)
     heard = load_vggish_audio(32, random=True)  # frozen, so no checkpoint contains it: one network for all
     monkeypatch.setitem(registry.AUDIO, "vggish", lambda dim, **_: copy.deepcopy(heard))
     monkeypatch.setattr(text_encoders, "load_text_encoder", lambda source: load_minilm())
-    monkeypatch.setitem(registry.TEXT, "clip", lambda names: torch.nn.functional.normalize(_random(len(names)), dim=-1))
-
-
-def _random(count: int) -> torch.Tensor:
-    return torch.randn(count, 512, generator=torch.Generator().manual_seed(1))
+    vectors = normalize(torch.randn(512, 512, generator=torch.Generator().manual_seed(1)), dim=-1)
+    monkeypatch.setitem(registry.TEXT, "clip", lambda names: vectors[: len(names)])

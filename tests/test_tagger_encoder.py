@@ -1,42 +1,110 @@
-"""The audio encoder over tagger words: hand-worked, and on a real recording."""
+"""Words for AudioSet tags, their weights in time, and the audio encoder over them: hand-worked, and on recordings."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tagger_weights import published_weights
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import ASTConfig, ASTForAudioClassification
 
-from icf_avs.encoders.efficientat import EfficientAT
+from icf_avs.encoders.ast_tagger import AST
+from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
+from icf_avs.encoders.open_vocab_encoder import audioset_names
 from icf_avs.encoders.tagger_encoder import (
     FULL_CONFIDENCE_SCORE,
     RATE,
+    RELATIVE_SCORE_FLOOR,
     TaggerEncoder,
     WordTagger,
     audio_words,
-    load_tagger_encoder,
+    reflect_pad_silence,
 )
 from icf_avs.encoders.text_encoders import embed_with_minilm
-from icf_avs.media.audio_file import read_audio
+from icf_avs.encoders.weights import read_rows
+from icf_avs.media.audio_file import resample
 from icf_avs.synthetic.catalog import Catalog
-from icf_avs.synthetic.sounds import resample, trim_and_normalize
+from icf_avs.synthetic.sounds import SoundBank
+from research.onsets import scores
 
-WORDS = audio_words()
-DIM = 16
-
-
-@pytest.fixture(scope="module")
-def names() -> torch.Tensor:
-    return embed_with_minilm(WORDS)
+WORDS, DIM = audio_words(), 16
+TABLE = read_rows("audioset_words.csv")
+SPECIFIC = {int(row["index"]): row["word"] for row in TABLE if row["use"] == "1"}
+GENERAL = {int(row["index"]): row["word"] for row in TABLE if row["use"] == "2"}
 
 
-@pytest.fixture
-def word_encoder(names: torch.Tensor) -> TaggerEncoder:
-    torch.manual_seed(0)
-    return TaggerEncoder(DIM, WordTagger(EfficientAT(RATE, frozen=True), WORDS), names)
+def test_the_table_has_a_row_for_each_tag() -> None:
+    assert [int(row["index"]) for row in TABLE] == list(range(527)) and {row["use"] for row in TABLE} == {*"012"}
+    assert set(GENERAL.values()) == {"animal", "musical instrument", "vehicle", "tool"}
+    assert len(WORDS) == len(set(WORDS)) and set(WORDS) == {*SPECIFIC.values(), *GENERAL.values()}
+    assert not {*SPECIFIC.values()} & {*GENERAL.values()}
+    word = {name: SPECIFIC[index] for index, name in enumerate(audioset_names()) if index in SPECIFIC}
+    assert [word[name] for name in ("Dog", "Bark", "Violin, fiddle")] == ["dog", "dog", "violin"]
+    assert not word.keys() & {"Music", "Animal", "Silence", "White noise", "Echo", "Vehicle", "Sampler"}
+    with pytest.raises(ValueError, match="the vocabulary lacks dog"):
+        WordTagger(EfficientAT(), tuple(word for word in WORDS if word != "dog"))
 
 
-def heard(**weights: float) -> torch.Tensor:
+def test_a_word_has_the_weight_of_its_best_tag() -> None:
+    """Compared with the rule computed tag by tag, for a clip of three masks."""
+    words = ("almond", *reversed(WORDS))
+    tagger = WordTagger(EfficientAT(), words)
+    window, middle = torch.rand(2, 1, 3, 527, generator=torch.Generator().manual_seed(0)) ** 4
+    middle[0, 0, 74:79] = torch.tensor([0.2, 0.7, 0.1, 0.3, 0.0])
+    window, middle = 0.6 * window, 0.6 * middle
+    window[0, 0, 300], middle[0, :, 300] = 0.9, 0.95  # vehicle, more probable than any specific tag
+    weights = tagger.weights(window, middle, torch.tensor([[1.0, 0.5, 0.01]]))[0]
+    clip, expected = window[0].amax(0).double().numpy(), np.zeros((3, len(words)))
+    for number in range(2):
+        now, around = middle[0, number].double().numpy(), window[0, number].double().numpy()
+        scores = np.cbrt(clip * now * around)
+        best = max(scores[tag] for tag in SPECIFIC)
+        odds = scores / (1 - scores) / (best / (1 - best))
+        found = [(words.index(word), max(scores[tag], best * odds[tag] ** 0.5)) for tag, word in SPECIFIC.items()]
+        most = max(clip[tag] for tag in SPECIFIC)  # a general tag counts by what exceeds it
+        found += [(words.index(word), clip[tag] - most) for tag, word in GENERAL.items()]
+        for place, weight in found:
+            expected[number, place] = max(expected[number, place], weight if weight >= RELATIVE_SCORE_FLOOR else 0)
+    assert np.abs(weights.numpy() - expected).max() < 1e-5
+    assert (weights == 0).any() and not weights[:, 0].any()  # almond has no tag
+    assert weights[0, words.index("vehicle")] > 0 and weights[1].any() and not weights[2].any()  # the third is quiet
+
+
+def test_zero_padding_is_replaced_by_reflection() -> None:
+    both_ends, pause, late = [0, 0, 0, 1, 2, 3, 4, 5, 6, 0], [1, 2, 3, 4, 5, 6, 0, 0, 0, 1], [0] * 7 + [1] * 3
+    found = reflect_pad_silence(torch.tensor([both_ends, pause, late]).float()).tolist()
+    assert found == [[4, 3, 2, 1, 2, 3, 4, 5, 6, 5], pause, late], "not a pause, nor silence at the middle"
+
+
+def test_tags_are_those_of_the_middle_second(catalog: Catalog) -> None:
+    tagger = WordTagger(load_efficientat(published_weights()), ("almond", *WORDS, "yak"))
+    bark = SoundBank(catalog, "cross").loop_recording("dog", 80_000, np.random.default_rng(0))
+    barks = resample(torch.from_numpy(bark)[None], 16_000, RATE)[0]
+    time = torch.arange(len(barks)) / RATE
+    hiss = 1e-4 * torch.randn(len(barks), generator=torch.Generator().manual_seed(1))
+    inside = (time >= 2) & (time < 3)
+    with torch.no_grad():
+        clips = torch.stack([barks * inside + hiss, barks * ((time < 1.3) | (time >= 3.7)) + hiss, hiss])
+        output = tagger(clips[:, None])[:, 0]
+        assert output.shape == (3, tagger.dim) and output.min() >= 0 and output.max() <= 1
+        assert output[0, tagger.words.index("dog")] > 0.2 and not output[1:].any(), output.amax(1)
+
+
+@torch.no_grad()
+def test_other_taggers_with_audioset_tags() -> None:
+    """Shapes only, with random weights."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    small_ast = AST(ASTForAudioClassification(ASTConfig(num_labels=527, **sizes)), RATE)
+    waves = torch.stack([0.1 * torch.randn(5 * RATE), torch.zeros(5 * RATE)])
+    for network, steps in ((EfficientAT(RATE, True, 1.0), 16), (small_ast, 50)):
+        assert network.columns(waves).shape[2] == steps == round(5 / network.step)
+        weights = WordTagger(network, WORDS)(waves[None])[0]
+        assert weights[0].any() and not weights[1].any()
+
+
+def heard(**weights: float) -> Tensor:
     """Tag weights [1, words]; words that are not given have weight 0."""
     row = torch.zeros(1, len(WORDS))
     for word, weight in weights.items():
@@ -44,43 +112,37 @@ def heard(**weights: float) -> torch.Tensor:
     return row
 
 
-def test_a_mixture_by_hand(word_encoder: TaggerEncoder) -> None:
-    token, tokens, _ = word_encoder.encode_tags(heard(dog=0.6, cat=0.2))
-    places = [WORDS.index("dog"), WORDS.index("cat")]
-    vectors = word_encoder.project(F.normalize(word_encoder.names - word_encoder.names.mean(0), dim=-1))[places]
-    torch.testing.assert_close(token[0], word_encoder.norm(0.75 * vectors[0] + 0.25 * vectors[1]))
-    mixed = 0.75 * vectors[0] + 0.25 * vectors[1]
-    torch.testing.assert_close(tokens[0, 0], word_encoder.norm(mixed + 0.75 * (vectors[0] - mixed)))
-    assert token.shape == (1, DIM) and tokens.shape == (1, 6, DIM)
-    torch.testing.assert_close(tokens[0, 2:], token.expand(4, -1))  # there is no third word
-
-
-def test_faint_tags_are_mixed_with_silence(word_encoder: TaggerEncoder) -> None:
-    silent, surely = word_encoder.encode_tags(heard())[0], word_encoder.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE))[0]
-    torch.testing.assert_close(silent[0], word_encoder.norm(word_encoder.nothing))
-    torch.testing.assert_close(word_encoder.encode_tags(heard(dog=1.0))[0], surely)
-    faint = word_encoder.encode_tags(heard(dog=FULL_CONFIDENCE_SCORE / 2))[0]
-    assert F.cosine_similarity(faint, silent) > F.cosine_similarity(surely, silent)
-
-
-def test_only_the_projection_of_words_trains(word_encoder: TaggerEncoder) -> None:
-    sound = heard(dog=0.5)
-    word_encoder.encode_tags(sound)[0].square().sum().backward()
-    trained = {name.partition(".")[0] for name, value in word_encoder.named_parameters() if value.requires_grad}
-    assert trained == {"project", "nothing", "norm"}
-    assert all(value.grad is None for value in word_encoder.heard.parameters())
-
-
-def test_a_recording_is_encoded_by_its_tags(names: torch.Tensor, catalog: Catalog) -> None:
-    found = published_weights()
+def test_a_mixture_by_hand_and_faint_tags_with_silence() -> None:
     torch.manual_seed(0)
-    word_encoder = load_tagger_encoder(DIM, WORDS, names, weights=found)
-    recording = catalog.read_recording(catalog.sound_class("dog").cross_recordings[0])
-    wave = resample(trim_and_normalize(read_audio(recording, 16_000)[0]), 16_000 / RATE)
-    wave = torch.from_numpy(wave).repeat(-(-160_000 // len(wave)))[None, :160_000]
-    said = word_encoder.heard(wave[None])[0]
-    assert WORDS[said[0, : len(WORDS)].argmax()] == "dog"
-    torch.testing.assert_close(word_encoder(wave)[0], word_encoder.encode_tags(said)[0])
-    assert word_encoder(wave)[2].equal(said)
-    with pytest.raises(ValueError, match="does not train"):
-        load_tagger_encoder(DIM, WORDS, names, weights=found, frozen=False)
+    names = embed_with_minilm(WORDS)
+    encoder = TaggerEncoder(DIM, WordTagger(EfficientAT(RATE, frozen=True), WORDS), names)
+    token, tokens, _ = encoder.encode_tags(heard(dog=0.6, cat=0.2))
+    places = [WORDS.index("dog"), WORDS.index("cat")]
+    vectors = encoder.project(F.normalize(names - names.mean(0), dim=-1))[places]
+    mixed = 0.75 * vectors[0] + 0.25 * vectors[1]
+    torch.testing.assert_close(token[0], encoder.norm(mixed))
+    torch.testing.assert_close(tokens[0, 0], encoder.norm(mixed + 0.75 * (vectors[0] - mixed)))
+    torch.testing.assert_close(tokens[0, 2:], token.expand(4, -1))  # there is no third word
+    silent, faint, surely, loud = (
+        encoder.encode_tags(heard(dog=score))[0] for score in (0, FULL_CONFIDENCE_SCORE / 2, FULL_CONFIDENCE_SCORE, 1)
+    )
+    torch.testing.assert_close(silent[0], encoder.norm(encoder.nothing))
+    torch.testing.assert_close(loud, surely)
+    assert F.cosine_similarity(faint, silent) > F.cosine_similarity(surely, silent)
+    faint.square().sum().backward()
+    trained = {name.partition(".")[0] for name, value in encoder.named_parameters() if value.grad is not None}
+    assert trained == {"project", "nothing", "norm"}
+
+
+def test_scores_on_sounds_that_start_and_stop_by_hand() -> None:
+    """One clip with a pause, two without; the last is always tagged wrongly."""
+    on = torch.tensor([[True, True, False, False], [True] * 4, [True] * 4])
+    right = torch.tensor([[False, True], [False, True], [False, True]])
+    weights = torch.zeros(3, 4, 2)
+    weights[0, :3] = torch.tensor([[0.2, 0.5], [0.5, 0.2], [0.0, 0.1]])  # right, another word, in a pause
+    weights[1, :3, 1] = 0.3
+    weights[2, :, 0] = 0.3
+    found = scores(weights, on, right)
+    assert found["f1"] == pytest.approx(2 * 2 / (3 + 2))
+    assert found["right"] == pytest.approx((1 + 3 + 0) / (2 + 4 + 4))
+    assert found["lost"] == pytest.approx(1 / 4)

@@ -1,4 +1,4 @@
-"""VGGish against a NumPy forward pass in TensorFlow's layout, its weights files and its adapter; log-mel input."""
+"""VGGish and its front end against NumPy, its weights files and its adapter; log-mel input."""
 
 from __future__ import annotations
 
@@ -11,11 +11,32 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from icf_avs.encoders import vggish
-from icf_avs.encoders.logmel_cnn import LogMelEncoder, as_log_mel
+from icf_avs.encoders.logmel_cnn import LogMelEncoder
 from icf_avs.encoders.vggish import VGGish, VGGishAudio, load_vggish, load_vggish_audio
 from icf_avs.errors import UserError
-from icf_avs.media.vggish_frontend import log_mel
+from icf_avs.media.vggish_frontend import WINDOW, WINDOW_FRAMES, log_mel
+
+
+def reference(wave: NDArray) -> NDArray:
+    """Log-mel spectrogram in float64 from its definition: [n] -> [frames, 64]."""
+    edges, at = (1127.0 * np.log(1.0 + hertz / 700.0) for hertz in (np.array([125.0, 7500.0]), np.arange(257) * 31.25))
+    low, step = edges[0], (edges[1] - edges[0]) / 65
+    bands = np.stack([np.maximum(0, 1 - np.abs(at - low - (band + 1) * step) / step) for band in range(64)])
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    frames = np.stack([wave[start : start + 400] * window for start in range(0, len(wave) - 399, 160)])
+    return np.log(np.abs(np.fft.rfft(frames, 512)) @ bands.T + 0.01)
+
+
+def test_log_mel_equals_the_definition() -> None:
+    noise, time = np.random.default_rng(0).uniform(-1, 1, 2000), np.arange(2000)
+    tone, clicks = 0.5 * np.sin(2 * np.pi * 440 * time / 16000), 0.9 * (time % 333 == 0)
+    waves = np.stack([noise, tone, clicks, np.zeros(2000), np.full(2000, 0.3)]).astype(np.float32)
+    found = log_mel(torch.from_numpy(waves)).numpy()
+    np.testing.assert_allclose(found, [reference(wave) for wave in waves], atol=2e-3)
+    assert [len(log_mel(torch.zeros(samples))) for samples in (400, 559, 560, WINDOW)] == [1, 1, 2, WINDOW_FRAMES]
+    with pytest.raises(ValueError, match="399"):
+        log_mel(torch.zeros(399))
+
 
 SHAPES = {  # in the public weights file
     "features.0": (64, 1, 3, 3), "features.3": (128, 64, 3, 3), "features.6": (256, 128, 3, 3),
@@ -47,119 +68,52 @@ def convolve(x: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
     return np.maximum(y + bias, 0)
 
 
-def pool(x: NDArray) -> NDArray:
-    return np.maximum.reduce([x[i::2, j::2] for i in range(2) for j in range(2)])
-
-
-def test_every_layer_equals_a_numpy_forward_pass(network: VGGish) -> None:
-    seen: dict[str, Tensor] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, nn.ReLU):
-            module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output[0]}))
+@torch.no_grad()
+def test_steps_and_embedding_equal_a_numpy_forward_pass(network: VGGish) -> None:
     mel = log_mel(waves(1))
-    with torch.no_grad():
-        embedding = network(mel)[0]
     state = {key: value.numpy() for key, value in network.state_dict().items()}
-
-    expected: dict[str, NDArray] = {}
     x = mel[0].numpy()[:, :, None]
     for layers in ((0,), (3,), (6, 8), (11, 13)):
         for index in layers:
             x = convolve(x, state[f"features.{index}.weight"], state[f"features.{index}.bias"])
-            if index != layers[-1]:
-                expected[f"features.{index + 1}"] = x.transpose(2, 0, 1)
-        x = pool(x)
-        expected[f"features.{layers[-1] + 2}"] = x.transpose(2, 0, 1)
-    assert x.shape == (6, 4, 512)
+        x = np.maximum.reduce([x[i::2, j::2] for i in range(2) for j in range(2)])
+    np.testing.assert_allclose(network.steps(mel)[0], x.reshape(6, -1), rtol=0, atol=1e-4 * x.max())
     x = x.reshape(-1)  # height, width, channel
     for index in (0, 2, 4):
         x = np.maximum(state[f"embeddings.{index}.weight"] @ x + state[f"embeddings.{index}.bias"], 0)
-        expected[f"embeddings.{index + 1}"] = x
-
-    assert set(seen) == set(expected)
-    for name, values in expected.items():
-        error = np.abs(seen[name].numpy() - values).max() / np.abs(values).max()
-        assert error < 1e-4, (name, error)
-    assert np.allclose(embedding.numpy(), x, rtol=1e-3, atol=1e-3 * x.max())
+    np.testing.assert_allclose(network(mel)[0], x, rtol=1e-3, atol=1e-3 * x.max())
     assert 0.2 < (x > 0).mean() < 0.8  # the last ReLU is kept
 
 
-def test_tensors_and_parameter_count_match_the_public_file(network: VGGish) -> None:
-    expected = {key: value.shape for key, value in small_state().items()}
-    assert {key: value.shape for key, value in network.state_dict().items()} == expected
-    assert sum(parameter.numel() for parameter in network.parameters()) == 72_141_184
-
-
-def small_state() -> dict[str, Tensor]:
+def test_only_the_public_tensors_load(network: VGGish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of the public file's shapes, each one expanded number, which takes no disk space."""
     shapes = [(f"{k}.weight", s) for k, s in SHAPES.items()] + [(f"{k}.bias", s[:1]) for k, s in SHAPES.items()]
-    return {key: torch.full((1,), float(index)).expand(shape) for index, (key, shape) in enumerate(shapes)}
-
-
-def test_only_the_known_file_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, state = tmp_path / "vggish-10086976.pth", small_state()
+    state = {key: torch.full((1,), float(index)).expand(shape) for index, (key, shape) in enumerate(shapes)}
+    assert {key: value.shape for key, value in network.state_dict().items()} == dict(shapes)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 72_141_184
+    path, tensors = tmp_path / "vggish-10086976.pth", tmp_path / "vggish.safetensors"
     torch.save(state, path)
-    loaded = load_vggish(path).state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in state.items()) and len(loaded) == 18
+    save_file({key: value.half().contiguous() for key, value in state.items()}, tensors)
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(tmp_path))
-    assert load_vggish().state_dict()["embeddings.4.bias"].unique().tolist() == [17.0]
-
-    for wrong in ({**state, "pca": torch.zeros(1)}, {"features.0.weight": state["features.0.weight"]}, {"a": 1}, [1]):
-        torch.save(wrong, path)
-        with pytest.raises(UserError, match="not the weights of VGGish"):
-            load_vggish(path)
-    path.write_bytes(b"")
+    for given in (None, tensors):
+        loaded = load_vggish(given).state_dict()
+        assert all(loaded[key].equal(value) and loaded[key].dtype == value.dtype for key, value in state.items())
+    tensors.unlink()  # 144 MB
+    torch.save({**state, "pca": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="not the weights of VGGish"):
-        load_vggish(path)
-
-
-def test_safetensors_load(tmp_path: Path) -> None:
-    path, state = tmp_path / "vggish.safetensors", small_state()
-    save_file({key: value.half().contiguous() for key, value in state.items()}, path)
-    loaded = load_vggish(path).state_dict()
-    path.unlink()  # 144 MB
-    assert all(torch.equal(loaded[key], value) and value.dtype == torch.float32 for key, value in state.items())
+        load_vggish()
 
 
 def test_the_adapter_accepts_waveforms_and_log_mel(network: VGGish) -> None:
-    adapter = VGGishAudio(24, network).train()
-    sound = waves()
+    adapter, sound = VGGishAudio(24, network).train(), waves()
     token, tokens = adapter(sound)
-    assert token.shape == (2, 24) and tokens.shape == (2, 6, 24)
-    again = adapter(log_mel(sound))
-    assert torch.equal(token, again[0]) and torch.equal(tokens, again[1])
-
-    late = log_mel(sound).clone()
-    late[:, 80:] = 0.0  # the last token covers frames 80 to 95; convolutions also reach into its neighbours
-    changed = (adapter(late)[1] - tokens).abs().amax((0, 2)) > 1e-6
-    assert changed.tolist()[-1] and not changed[:3].any()
-
+    for encoder in (adapter, LogMelEncoder(16)):
+        assert all(map(torch.equal, encoder(sound), encoder(log_mel(sound))))
     (token.square().sum() + (tokens - 1).square().sum()).backward()
-    trained = {key for key, value in adapter.named_parameters() if value.grad is not None}
-    assert trained == {key for key in dict(adapter.named_parameters()) if key.startswith("project_")}
+    for key, value in adapter.named_parameters():
+        assert (value.grad is not None) == key.startswith("project_")
+    assert all(parameter.requires_grad for parameter in load_vggish_audio(8, random=True, frozen=False).parameters())
     with pytest.raises(ValueError, match="windows of 96 x 64"):
         adapter(torch.zeros(1, 16_000))
-
-
-def test_without_a_projection_the_adapter_equals_vggish(network: VGGish) -> None:
     bare = VGGishAudio(None, network)
-    token, tokens = bare(waves())
-    assert torch.equal(token, network(log_mel(waves()))) and tokens.shape == (2, 6, 2048)
-    assert {key.partition(".")[0] for key in bare.state_dict()} == {"vggish"}
-
-
-def test_all_parameters_of_an_unfrozen_vggish_train(network: VGGish) -> None:
-    adapter = load_vggish_audio(8, random=True, frozen=False)
-    assert all(parameter.requires_grad for parameter in adapter.parameters())
-
-
-def test_log_mel_encoder_accepts_log_mel() -> None:
-    torch.manual_seed(0)
-    encoder, sound = LogMelEncoder(16), waves()
-    assert all(torch.equal(a, b) for a, b in zip(encoder(sound), encoder(log_mel(sound)), strict=True))
-    assert as_log_mel(torch.zeros(3, 5, 15_600)).shape == (3, 5, 96, 64)
-
-
-def test_the_name_of_the_published_file_ends_with_its_hash() -> None:
-    """As usual for torch.hub: the first eight digits of the SHA-256."""
-    assert vggish.URL.removesuffix(".pth").endswith(f"-{vggish.SHA256[:8]}")
+    assert torch.equal(bare(sound)[0], network(log_mel(sound))) and bare(sound)[1].shape == (2, 6, 2048)
