@@ -8,7 +8,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.stream import Disposition
 
 WIDTH, HEIGHT, RATE = 160, 120, 48_000
 _LAYOUTS = {1: "mono", 2: "stereo", 4: "ambisonic 1", 6: "5.1", 8: "7.1", 9: "9 channels"}
@@ -67,65 +66,40 @@ def make_clip(
         video.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation or flip:
             video.set_display_rotation(rotation, hflip=flip)
-        audio = None
+        audio, layout = None, None
         if sound is not None:
             layout = _LAYOUTS[len(sound)]
             audio = container.add_stream(sound_codec, rate=sound_rate, layout=layout)
+        begin = 0
         for number, time in enumerate(times):
-            image = picture(number, *size)
-            if flash is not None and flash - 1e-6 <= time < flash + 0.1:
-                image[:] = 255
+            white = flash is not None and flash - 1e-6 <= time < flash + 0.1
+            image = np.full((*size[::-1], 3), 255, np.uint8) if white else picture(number, *size)
             frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pix_fmt)
             frame.time_base = video.codec_context.time_base
             frame.pts = round(time / frame.time_base)
             container.mux(video.encode(frame))
-            last = number == len(times) - 1
             if audio is not None:  # one block per frame, so that the file is interleaved as usual
-                until = sound.shape[1] if last else min(round(times[number + 1] * sound_rate), sound.shape[1])
-                begin = 0 if number == 0 else min(round(time * sound_rate), sound.shape[1])
-                if until > begin and not hole[0] <= time < hole[1]:
-                    samples = sound[:, begin:until].T.reshape(1, -1)  # interleaved
+                until = round(times[number + 1] * sound_rate) if number + 1 < len(times) else sound.shape[1]
+                samples = sound[:, begin:until].T.reshape(1, -1)  # interleaved
+                if samples.size and not hole[0] <= time < hole[1]:
                     block = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "flt", layout)
                     block.sample_rate, block.time_base = sound_rate, Fraction(1, sound_rate)
                     block.pts = begin + round(sound_at * sound_rate)
                     container.mux(audio.encode(block))
+                begin = until
         container.mux(video.encode(None))
         if audio is not None:
             container.mux(audio.encode(None))
     return path
 
 
-def remux(
-    path: Path, *sources: Path, shift: float = 0.0, stamps: bool = True, default: int = 0, sound_first: bool = False,
-    options: dict[str, str] | None = None,
-) -> Path:  # fmt: skip
-    """Copy the video packets of the first source and the audio packets of all sources into one file.
-
-    shift: seconds added to all time stamps. stamps: False drops them. default: audio track (from 0) marked as default.
-    """
-    with av.open(str(path), "w", options=options or {}) as out:
-        packets = []
-        for number, source in enumerate(sources):
-            with av.open(str(source)) as container:
-                streams = [*(container.streams.video if number == 0 else ()), *container.streams.audio]
-                if sound_first:
-                    streams.reverse()
-                copies = {stream.index: out.add_stream_from_template(stream) for stream in streams}
-                for packet in container.demux(streams):
-                    if not packet.size:
-                        continue
-                    order = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base)
-                    moved = round(Fraction(shift) / packet.time_base)
-                    packet.pts += moved
-                    if packet.dts is not None:
-                        packet.dts += moved
-                    if not stamps:
-                        packet.pts = packet.dts = None
-                    packet.stream = copies[packet.stream_index]
-                    packets.append((order, len(packets), packet))
-        for number, stream in enumerate(out.streams.audio):
-            stream.disposition = Disposition.default if number == default else 0
-            stream.metadata["language"] = ("deu", "eng", "fra")[number]
-        for _, _, packet in sorted(packets):
-            out.mux(packet)
+def overwrite(path: Path, kind: str, numbers: Sequence[int], byte: int = 0) -> Path:
+    """Overwrite packets of one stream ("video" or "audio") with a constant byte."""
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux() if packet.stream.type == kind and packet.size]
+    for number in numbers:
+        place = data.find(packets[number])
+        data[place : place + len(packets[number])] = bytes([byte]) * len(packets[number])
+    path.write_bytes(data)
     return path
