@@ -1,7 +1,7 @@
 """Write tiny data sets in exactly the layouts of the public ones (PROTOCOLS, layouts on disk).
 
-The writer shares no code with the reader. Each clip has a tone and one object: a disc on a shaded background, a given
-image with alpha, or (sprite "plain") columns of a single-colour frame. Written clips are returned as ground truth.
+The writer shares no code with the reader. Each clip has a tone and one object: a disc on a shaded background or
+(one_colour) columns of a single-colour frame. Written clips are returned as ground truth.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ import json
 import pickle
 import wave
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image
 
 OWN_SIZE = 192, 120  # width and height of videos of a custom data set
 NAMES = ("background", *(f"class-{i:02d}" for i in range(1, 70)), "woman")  # as many as the public 71
-Sprite = Image.Image | str | None
 
 
 @dataclass
@@ -35,19 +32,11 @@ class Written:
     samples: np.ndarray  # int16 [n]
 
 
-def draw(seed: int, second: int, size: tuple[int, int], sprite: Image.Image | None = None):
+def draw(seed: int, second: int, size: tuple[int, int]):
     """Frame (RGB uint8 [H, W, 3]) and mask (bool [H, W]) of an object that moves right with `second`."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     frame = np.stack([x * 150 // width, y * 150 // height, np.full_like(x, 20 * seed % 200)], -1).astype(np.uint8)
-    if sprite is not None:
-        picture = sprite.convert("RGBA").resize((width // 3, height // 3))
-        image = Image.fromarray(frame)
-        place = (width // 10 + second * width // 20, height // 4)
-        image.paste(picture, place, picture)
-        mask = Image.new("L", size)
-        mask.paste(picture.getchannel("A").point(lambda alpha: 255 * (alpha > 127)), place)
-        return np.asarray(image), np.asarray(mask) > 0
     centre, radius = width * (0.25 + 0.05 * second), height * (0.1 + 0.02 * (seed % 5))
     mask = (x - centre) ** 2 + (y - height / 2) ** 2 < radius**2
     frame[mask] = (250, 40 * (seed % 6), 10 * second)
@@ -117,24 +106,6 @@ def read_files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
 
 
-def write_video(path: Path, frames: list[np.ndarray], fps: Fraction, samples: np.ndarray | None, rate=16_000) -> None:
-    """Write frames as mp4, with AAC audio (samples int16 [n] or [n, 2]) unless None."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps, options={"crf": "8", "preset": "ultrafast"})
-        video.height, video.width, video.pix_fmt = *frames[0].shape[:2], "yuv420p"
-        layout = "stereo" if samples is not None and samples.ndim == 2 else "mono"
-        sound = None if samples is None else container.add_stream("aac", rate=rate, layout=layout)
-        for picture in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode(None))
-        if sound is not None:
-            frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-            container.mux(sound.encode(frame))
-            container.mux(sound.encode(None))
-
-
 def plain(index: int, second: int, size: tuple[int, int]):
     """Single-colour frame and its object mask: the columns below 40 * (index + 1) of 224."""
     width, height = size
@@ -142,50 +113,49 @@ def plain(index: int, second: int, size: tuple[int, int]):
     return np.full((height, width, 3), (10 * second, 50 * index, 99), np.uint8), mask
 
 
-def _content(seed: int, name: str, split: str, seconds: int, size, sprite, silent: tuple[int, ...], value: int):
-    if sprite == "plain":
-        drawn, pitch = [plain(seed, second, size) for second in range(seconds)], (2 * seed - 1) / 3
-    else:
-        drawn, pitch = [draw(seed, second, size, sprite) for second in range(seconds)], seed
-    masks = [np.uint8(value) * (mask & (second not in silent)) for second, (_, mask) in enumerate(drawn)]
-    return Written(name, split, [frame for frame, _ in drawn], masks, tone(pitch, seconds))
+def _content(seed: int, name: str, split: str, seconds: int, size, one_colour: bool, value: int) -> Written:
+    drawn = [(plain if one_colour else draw)(seed, second, size) for second in range(seconds)]
+    masks = [np.uint8(value) * mask for _, mask in drawn]
+    samples = tone((2 * seed - 1) / 3 if one_colour else seed, seconds)
+    return Written(name, split, [frame for frame, _ in drawn], masks, samples)
 
 
-def write_s4(root: Path, clips: list[tuple[str, int, str, str]], sprite: Sprite = None) -> list[Written]:
+def _write_binary(data: Path, inner: str, frames: str, clip: Written, labelled: int) -> Written:
+    """Write a clip of S4 or MS3. inner: folder of its files; frames: path of the frames up to their number."""
+    for k in range(5):
+        write_picture(data / f"visual_frames/{frames}{k + 1}.png", clip.frames[k])
+        if k < labelled:
+            mask = data / f"gt_masks/{inner}/{clip.name}/{clip.name}_{k + 1}.png"
+            write_picture(mask, clip.masks[k] * np.uint8(255))
+    write_pickle(data / f"audio_log_mel/{inner}/{clip.name}.pkl", clip.samples)
+    write_wav(data / f"audio_wav/{inner}/{clip.name}.wav", clip.samples)
+    return clip
+
+
+def write_s4(root: Path, clips: list[tuple[str, int, str, str]], one_colour: bool = False) -> list[Written]:
     """clips: rows of the table (name, start, category, split)."""
     write_table(root / "s4_meta_data.csv", "name,start,category,split", clips)
     written = []
     for seed, (name, _, category, split) in enumerate(clips):
-        clip = _content(seed, name, split, 5, (224, 224), sprite, (), 1)
-        data, inner = root / "s4_data", f"{split}/{category}"
-        for k in range(5):
-            write_picture(data / f"visual_frames/{inner}/{name}/{name}_{k + 1}.png", clip.frames[k])
-            if k == 0 or split != "train":
-                write_picture(data / f"gt_masks/{inner}/{name}/{name}_{k + 1}.png", clip.masks[k] * np.uint8(255))
-        write_pickle(data / f"audio_log_mel/{inner}/{name}.pkl", clip.samples)
-        write_wav(data / f"audio_wav/{inner}/{name}.wav", clip.samples)
-        written.append(clip)
+        clip, inner = _content(seed, name, split, 5, (224, 224), one_colour, 1), f"{split}/{category}"
+        labelled = 1 if split == "train" else 5
+        written.append(_write_binary(root / "s4_data", inner, f"{inner}/{name}/{name}_", clip, labelled))
     return written
 
 
-def write_ms3(root: Path, clips: list[tuple[str, str]], sprite: Sprite = None) -> list[Written]:
+def write_ms3(root: Path, clips: list[tuple[str, str]], one_colour: bool = False) -> list[Written]:
     """clips: rows of the table (video_id, split). The last mask of each clip is empty."""
     write_table(root / "ms3_meta_data.csv", "video_id,split", clips)
     written = []
     for seed, (name, split) in enumerate(clips):
-        clip = _content(seed, name, split, 5, (224, 224), sprite, (4,), 1)
-        data = root / "ms3_data"
-        for k in range(5):
-            write_picture(data / f"visual_frames/{name}/{name}.mp4_{k + 1}.png", clip.frames[k])
-            write_picture(data / f"gt_masks/{split}/{name}/{name}_{k + 1}.png", clip.masks[k] * np.uint8(255))
-        write_pickle(data / f"audio_log_mel/{split}/{name}.pkl", clip.samples)
-        write_wav(data / f"audio_wav/{split}/{name}.wav", clip.samples)
-        written.append(clip)
+        clip = _content(seed, name, split, 5, (224, 224), one_colour, 1)
+        clip.masks[4][:] = 0
+        written.append(_write_binary(root / "ms3_data", split, f"{name}/{name}.mp4_", clip, 5))
     return written
 
 
 def write_avss(
-    root: Path, clips: list[tuple], names: tuple[str, ...] = NAMES, first: int = 1, sprite: Sprite = None
+    root: Path, clips: list[tuple], names: tuple[str, ...] = NAMES, first: int = 1, one_colour: bool = False
 ) -> list[Written]:
     """clips: rows of the table (vid, uid, s_min, s_sec, a_obj, split, label); the first name in a_obj is the class.
 
@@ -196,7 +166,7 @@ def write_avss(
     written = []
     for seed, (_, uid, _, _, a_obj, split, label) in enumerate(clips):
         value = names.index(a_obj.split("_")[0])
-        clip = _content(seed, uid, split, 10 if label == "v2" else 5, (256, 144), sprite, (), value)
+        clip = _content(seed, uid, split, 10 if label == "v2" else 5, (256, 144), one_colour, value)
         for k, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
             write_picture(root / f"{label}/{uid}/frames/{k}.jpg", frame)
             if k == 0 or (label, split) != ("v1s", "train"):
@@ -219,5 +189,4 @@ def write_left_third(path: Path, value: int, size: tuple[int, int] = OWN_SIZE) -
     """Write a mask of a custom data set with its left third marked."""
     marked = np.zeros(size[::-1], np.uint8)
     marked[:, : size[0] // 3] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(marked).save(path)
+    write_picture(path, marked)

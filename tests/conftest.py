@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import avsbench_fixtures as fixtures
@@ -11,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from PIL import Image
 from public_sets import AVSS, MS3, S4
 from tagger_weights import use_the_folder_beside
 
@@ -32,21 +29,18 @@ class TinySets:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def table(self, name: str, header: str, rows: list[str]) -> None:
-        (self.root / name).write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-
     def mask(self, path: Path, index: int, value: int) -> None:
         fixtures.write_picture(path, np.uint8(value) * fixtures.plain(index, 0, (224, 224))[1])
 
     def s4(self, split: str, categories: list[str]) -> Path:
         """Clip names begin with a dash, as some in AVSBench do."""
         rows = [(f"-clip_{i:05d}", i, category, split) for i, category in enumerate(categories)]
-        fixtures.write_s4(self.root, rows, "plain")
+        fixtures.write_s4(self.root, rows, one_colour=True)
         return self.root
 
     def ms3(self, split: str, clips: int) -> Path:
         """The last mask of every clip is empty."""
-        fixtures.write_ms3(self.root, [(f"clip_{i:06d}", split) for i in range(clips)], "plain")
+        fixtures.write_ms3(self.root, [(f"clip_{i:06d}", split) for i in range(clips)], one_colour=True)
         return self.root
 
     def avss(self, split: str, parts: list[str]) -> Path:
@@ -56,14 +50,8 @@ class TinySets:
             (f"clip_{i:06d}", f"clip_{i:06d}_0_5000", 0, 0, f"kind-{i}_off-the-screen", split, part)
             for i, part in enumerate(parts)
         ]
-        fixtures.write_avss(self.root, rows, names, sprite="plain")
+        fixtures.write_avss(self.root, rows, names, one_colour=True)
         return self.root
-
-    def edit_table(self, name: str, change: Callable[[list[list[str]]], None]) -> None:
-        with (self.root / name).open(newline="") as file:
-            rows = list(csv.reader(file))
-        change(rows)
-        (self.root / name).write_text("\n".join(",".join(row) for row in rows) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -83,11 +71,10 @@ def tiny(tmp_path: Path) -> TinySets:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> tuple[Path, dict[str, fixtures.Written]]:
-    """Small sets in the three public layouts, and their clips by name. S4 objects are a real stamp."""
-    stem = next(stem for kind in catalog.classes for stem in kind.stems if (catalog.root / f"{stem}.png").is_file())
+def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, fixtures.Written]]:
+    """Small sets in the three public layouts, and their clips by name."""
     root = tmp_path_factory.mktemp("AVSBench")
-    written = fixtures.write_s4(root / "Single-source", S4, Image.open(catalog.root / f"{stem}.png"))
+    written = fixtures.write_s4(root / "Single-source", S4)
     written += fixtures.write_ms3(root / "Multi-sources", MS3)
     written += fixtures.write_avss(root / "AVSS", AVSS)
     return root, {clip.name: clip for clip in written}

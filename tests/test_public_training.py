@@ -1,30 +1,168 @@
-"""Training on sets in the public layouts: every recipe, small encoders end to end, full widths at reduced depth."""
+"""Public sets: batches with partial labels and padding, every recipe, and training at reduced depth."""
 
 from __future__ import annotations
 
-import csv
+import shutil
+from collections import namedtuple
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
+import avsbench_fixtures as fixtures
+import numpy as np
 import pytest
 import torch
-from avsbench_fixtures import NAMES, write_avss, write_ms3, write_s4
+from PIL import Image
+from public_sets import SPEC
 from reduced_encoders import use_reduced_encoders
 from safetensors.torch import load_file
 from small_training import broken_off
+from torch.utils.data import DataLoader
 
-from icf_avs.__main__ import main
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
-from icf_avs.config import PlugInConfig, TrainConfig
+from icf_avs.config import BenchmarkConfig, ModelConfig, PlugInConfig, TrainConfig
+from icf_avs.datasets.dataset import ClipDataset, FrameFeatures, collate
+from icf_avs.datasets.layouts import class_names, read_set
+from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
-from icf_avs.training.recipes import RECIPES, with_encoders
+from icf_avs.media.audio_windows import cut_windows
+from icf_avs.training.benchmark_data import BenchmarkData
+from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import train
 from icf_avs.training.trainer import build_model
 
-SMALL = ["--visual-encoder", "efficientnet-lite0", "--audio-encoder", "log-mel", "--text-encoder", "minilm"]
+
+def items(root: Path, split: str) -> ClipDataset:
+    return ClipDataset(read_set(root, split), class_names(root), SPEC)
+
+
+def test_a_batch_of_s4(home) -> None:
+    root, written = home
+    batch = collate([*items(root / "Single-source", "train")])
+    assert batch.pyramid == [] and batch.onscreen is None and batch.log_mel is None
+    assert batch.frames.shape == (2, 5, 224, 224, 3) and batch.frames.dtype == torch.uint8
+    assert batch.waveforms.shape == (2, 5, 15_600) and batch.waveforms.dtype == torch.float32
+    assert batch.labelled.tolist() == [[True] + [False] * 4] * 2 and batch.valid.all()
+    assert batch.sounding.shape == (2, 5, 70)
+    assert batch.sounding.nonzero()[:, 2].unique().tolist() == [2, 6]
+    clip = written["-dog_______"]
+    mask = clip.masks[0].reshape(56, 4, 56, 4)
+    np.testing.assert_allclose(batch.masks[0, 0], mask.mean((1, 3)))
+    np.testing.assert_array_equal(batch.class_map[0, 0], 7 * clip.masks[0])
+    assert batch.class_map.dtype == torch.long and batch.masks.dtype == torch.float32
+    assert not batch.masks[:, 1:].any() and not batch.class_map[:, 1:].any()
+    np.testing.assert_array_equal(batch.frames[0, 3], clip.frames[3])
+    wave = clip.samples.astype(np.float32) / 32768
+    np.testing.assert_allclose(batch.waveforms[0], cut_windows(wave, SPEC, 5), atol=1e-6)
+
+
+def test_a_batch_of_ms3_has_class_ids_only_for_a_single_known_class(home) -> None:
+    one, two, none = (items(home[0] / "Multi-sources", split)[0] for split in ("test", "train", "val"))
+    assert one.masks[:4].any((1, 2)).all() and not one.masks[4].any()
+    assert one.class_map.flatten(1).amax(1).tolist() == [70] * 4 + [0]
+    assert one.sounding.sum(1).tolist() == [1] * 4 + [0]
+    assert not two.class_map.any() and two.sounding.sum(1).tolist() == [2] * 4 + [0]
+    assert not none.class_map.any() and not none.sounding.any()
+
+
+def test_a_batch_of_avss_mixes_five_and_ten_frames(home) -> None:
+    root, written = home
+    dataset = items(root / "AVSS", "test")
+    (batch,) = DataLoader(dataset, batch_size=3, collate_fn=collate)
+    assert batch.valid.sum(1).tolist() == [5, 5, 10] == batch.labelled.sum(1).tolist()
+    for values in (batch.frames, batch.waveforms, batch.masks, batch.class_map, batch.sounding):
+        assert len(values) == 3 and not values[:2, 5:].any() and values[2].flatten(1).any(1).all()
+    assert [ids.unique().tolist() for ids in batch.class_map] == [[0, 7], [0, 70], [0, 70]]
+    small = np.asarray(Image.fromarray(written[dataset.records[2].name].masks[9]).resize((224, 224), Image.NEAREST))
+    np.testing.assert_array_equal(batch.class_map[2, 9], small)
+    train = collate([*items(root / "AVSS", "train")])
+    assert train.labelled.sum(1).tolist() == [1, 1, 5, 10]
+    # unlabelled frames have the classes of the table, labelled frames those of their masks
+    assert train.sounding[0].sum(1).tolist() == [1] * 5 + [0] * 5
+    assert train.sounding[3, 4].nonzero().flatten().tolist() == [69]
+
+
+def test_a_batch_of_stamps_has_onscreen_and_sounding_classes(stamps_sets) -> None:
+    for folder in ("Single-source", "Multi-sources", "AVSS"):
+        dataset = items(stamps_sets / folder, "test")
+        batch = collate([*dataset])
+        for row, record in enumerate(dataset.records):
+            assert {dataset.names[i] for i in batch.onscreen[row].nonzero().flatten()} == record.onscreen
+            assert {dataset.names[i] for i in batch.sounding[row].any(0).nonzero().flatten()} == record.sounding
+        assert (batch.sounding.any(2) >= (batch.masks > 0).flatten(2).any(2)).all()
+
+
+TRAINED = ModelConfig(visual="resnet-50", train_visual=True)
+
+
+@pytest.fixture
+def s4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "Single-source"
+    splits = ("train", "train", "train", "val")
+    fixtures.write_s4(root, [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(splits)])
+    return root
+
+
+def config(model: ModelConfig, audio_steps: int = 0) -> TrainConfig:
+    return TrainConfig("x", model, benchmark=BenchmarkConfig("S4"), batch=10, seed=3, audio_pretrain_steps=audio_steps)
+
+
+def test_every_clip_is_seen_once_per_epoch(s4: Path) -> None:
+    data = BenchmarkData(config(TRAINED), s4, 1)
+    assert data.size == 2 and len(data.clips) == 3 and data.features is None
+    clips = [frames.float().mean().item() for step in range(3) for frames in data.batch(step).frames]
+    assert sorted(clips[:3]) == sorted(clips[3:]) and len(set(clips)) == 3
+    whole, parts = data.batch(5), [data.batch(5, part, 2) for part in range(2)]
+    assert all(torch.equal(wave, part.waveforms[0]) for wave, part in zip(whole.waveforms, parts, strict=True))
+
+
+def test_audio_pretraining_reads_no_frames(s4: Path) -> None:
+    """The same clips as with frames, although the frames have been deleted from disk."""
+    expected = [BenchmarkData(config(TRAINED), s4, 1).batch(step) for step in range(2)]
+    data = BenchmarkData(config(TRAINED, 2), s4, 2)
+    shutil.rmtree(s4 / "s4_data" / "visual_frames")
+    for step, batch in enumerate(expected):
+        taught = data.batch(step)
+        assert taught.frames is None and taught.pyramid == []
+        for name in ("waveforms", "masks", "class_map", "labelled", "sounding"):
+            assert torch.equal(getattr(taught, name), getattr(batch, name)), name
+    with pytest.raises(UserError, match="visual_frames is missing"):
+        data.batch(2)
+
+
+def test_features_of_a_frozen_encoder_are_cached(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = BenchmarkData(config(ModelConfig()), s4, 2)
+    first = data.batch(0)
+    assert first.frames is None
+    shown = BenchmarkData(config(TRAINED), s4, 1).batch(0)
+    assert torch.equal(first.masks, shown.masks) and torch.equal(first.waveforms, shown.waveforms)
+    again = [data.batch(step) for step in range(3)]
+    shutil.rmtree(s4 / "s4_data" / "visual_frames")
+    for step, batch in enumerate(again):
+        assert all(torch.equal(a, b) for a, b in zip(data.batch(step).pyramid, batch.pyramid, strict=True))
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*")), "the file has no name"
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("disk", "free")(2**30))
+    assert BenchmarkData(config(ModelConfig()), s4, 1).features is None, "no space for them"
+
+
+def test_cached_features_of_clips_of_different_length(tmp_path: Path) -> None:
+    rows = [(f"v{i}", f"v{i}_0_5000", 0, 0, "class-01", "train", label) for i, label in enumerate(("v1m", "v2"))]
+    fixtures.write_avss(tmp_path, rows)
+    encoder = build_visual("efficientnet-lite0")
+    records = read_set(tmp_path, "train")
+    kept = FrameFeatures(records, encoder, 64, tmp_path)
+    for index in (1, 0, 1):
+        levels = kept(index)
+        frames = torch.from_numpy(records[index].load(64).frames)
+        with torch.inference_mode():
+            expected = encoder(frames)
+        for found, level in zip(levels, expected, strict=True):
+            assert torch.equal(found, found.half().float()), "the same when it is read again"
+            torch.testing.assert_close(found, level, rtol=2e-3, atol=2e-2)
+
+
 SPLITS = ("train", "train", "train", "val", "test")
 
 
@@ -32,65 +170,33 @@ SPLITS = ("train", "train", "train", "val", "test")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few clips in each layout; the clips of AVSS alternate between two classes."""
     root = tmp_path_factory.mktemp("AVSBench")
-    write_s4(root / "Single-source", [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(SPLITS)])
-    write_ms3(root / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(SPLITS)])
+    fixtures.write_s4(root / "Single-source", [(f"clip-{i:06d}", 3, "dog", split) for i, split in enumerate(SPLITS)])
+    fixtures.write_ms3(root / "Multi-sources", [(f"many-{i:06d}", split) for i, split in enumerate(SPLITS)])
     rows = [
-        (f"v{i}", f"v{i}_0_5000", 0, 0, NAMES[1 + i % 2], split, label)
+        (f"v{i}", f"v{i}_0_5000", 0, 0, fixtures.NAMES[1 + i % 2], split, label)
         for i, (split, label) in enumerate(zip((*SPLITS, "test"), ("v1s", "v1m", "v2", "v2", "v2", "v1m"), strict=True))
     ]
-    write_avss(root / "AVSS", rows, names=NAMES)
+    fixtures.write_avss(root / "AVSS", rows, names=fixtures.NAMES)
     return root
-
-
-FOLDER = {"S4": "Single-source", "MS3": "Multi-sources", "AVSS": "AVSS"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_matches_its_name(name: str) -> None:
-    config = RECIPES[name]()
-    assert config.name == name
+    config, parts = RECIPES[name](), set(name.split("-"))
     model = config.model_config(("dog", "cat"))
     fields = {"mit": "implicit_text", "sc": "counterfactual", "cdcl": "contrastive"}
     kept = {part for part, field in fields.items() if getattr(model, field) or getattr(config.icf, part, None)}
-    named = set(name.split("-")) & {"mit", "sc", "cdcl"}
-    assert kept == (set() if "baseline" in name.split("-") else named or {"mit", "sc", "cdcl"})
+    assert config.name == name
+    assert kept == (set() if "baseline" in parts else parts & fields.keys() or fields.keys())
     assert bool(config.interventions) == name.endswith("-interventions"), "off unless it is asked for"
     encoders = {"pvt": "pvt-v2-b5", "r50": "resnet-50", "swin": "swin-b"}
-    if name.split("-")[1:2] and name.split("-")[1] in encoders:
-        assert model.visual == encoders[name.split("-")[1]]
+    assert {model.visual} >= {encoders[part] for part in name.split("-")[1:2] if part in encoders}
     published = name.split("-")[0] in ("s4", "ms3", "avss", "tpavi", "avsegformer")
-    hosts = {"tpavi", "avsegformer"} & set(name.split("-"))
-    assert model.network == (hosts.pop() if hosts else "query" if published or "query" in name else "guided")
+    hosts = {"tpavi", "avsegformer"} & parts
+    assert model.network == (hosts.pop() if hosts else "query" if published or "query" in parts else "guided")
     reading = {"refined", "text"} & set(name.removesuffix("-text-revised").split("-")) or {"plug-in"}
     assert reading == {model.mit.reading if model.mit else "plug-in"}
     assert model.mit is None or model.mit == config.icf.mit
-    assert bool(config.estimate) == (config.benchmark is not None), "unmeasured runs say what is expected of them"
-
-
-def test_rows_of_mit_without_contrast_are_inside_the_network() -> None:
-    """Rows of table 2 that a plug-in cannot express exist in both readings; rows of levels in the first only."""
-    for of in ("ms3-pvt", "avss-pvt"):
-        for row in ("mit", "mit-sc"):
-            assert {f"{of}-{row}-refined", f"{of}-{row}-text"} <= RECIPES.keys()
-        mit = MIT("refined", levels=("frame",), encoders="published")
-        assert RECIPES[f"{of}-mit-refined-level-frame"]().icf == PlugInConfig(mit, None, None)
-        assert RECIPES[f"{of}-mit"]().model_config(()).mit is None
-
-
-def test_small_encoders_select_the_small_model() -> None:
-    large = RECIPES["s4-pvt"]()
-    assert with_encoders(large, None, None, None) == large
-    small, shipped = with_encoders(large, "efficientnet-lite0", "log-mel", "minilm"), RECIPES["stamps"]()
-    model = small.model
-    assert (model.dim, model.pixel_dim, model.heads, model.train_visual) == (128, 48, 4, False)
-    # the augmented audio of the shipped recipe takes longer
-    assert small.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
-    for field in ("learning_rate", "weight_decay", "text_encoder"):
-        assert getattr(small, field) == getattr(shipped, field), field
-    assert (small.name, small.batch, small.benchmark) == (large.name, large.batch, large.benchmark)
-    taught = with_encoders(large, None, "log-mel", None)
-    assert taught.learning_rate == large.learning_rate
-    assert taught.audio_pretrain_steps == TrainConfig.audio_pretrain_steps
 
 
 def short(config: TrainConfig, **changes: object) -> TrainConfig:
@@ -101,27 +207,21 @@ def short(config: TrainConfig, **changes: object) -> TrainConfig:
     return replace(config, model=model, icf=icf, spec=spec, steps=2, batch=2 * spec.frames, **changes)
 
 
-FIRST = [("s4", "pvt"), ("ms3", "r50"), ("avss", "swin")]
-OTHERS = [pair for pair in product(("s4", "ms3", "avss"), ("pvt", "r50", "swin")) if pair not in FIRST]
-
-
-@pytest.mark.parametrize(
-    ("layout", "visual"), [*FIRST, *(pytest.param(*pair, marks=pytest.mark.full) for pair in OTHERS)]
-)
-def test_a_full_size_recipe_trains_and_loads(layout: str, visual: str, sets: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(("name", "folder"), [("s4-pvt", "Single-source"), ("ms3-r50", "Multi-sources"),
+                                              ("avss-swin", "AVSS")])  # fmt: skip
+def test_a_full_size_recipe_trains_and_loads(name: str, folder: str, sets: Path, tmp_path: Path, monkeypatch) -> None:
     use_reduced_encoders(monkeypatch)
-    config = short(RECIPES[f"{layout}-{visual}"](), checkpoint_every=1)
-    source = sets / FOLDER[config.benchmark.layout]
+    config, source = short(RECIPES[name](), checkpoint_every=1), sets / folder
     broken_off(tmp_path, config, 2, source)  # after its second step, which is not saved yet
     path = train(config, tmp_path, source=source, resume=True)
     state = load_file(path)
-    if (layout, visual) == ("s4", "pvt"):
+    if name == "s4-pvt":
         for key, value in load_file(train(config, tmp_path / "straight", source=source)).items():
             assert value.equal(state[key]), key
     assert any(key.startswith("network.visual.") for key in state), "a trained encoder is kept"
     assert not any(key.startswith("network.audio.vggish.") for key in state), "a frozen one is not"
     model = load_checkpoint(path)
-    assert model.config.semantic == (layout == "avss")
+    assert model.config.semantic == (folder == "AVSS")
     assert read_recipe(path)["validation"].keys() == {"miou", "f", "fpr_empty"}
     frames = torch.zeros(5, 64, 64, 3, dtype=torch.uint8)
     predicted = Predictor(model).predict(frames, torch.zeros(5, model.spec.window))
@@ -142,14 +242,3 @@ def test_ms3_continues_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.M
     assert all(expected[key].equal(found[key]) for key in learnt), "without a learning rate nothing moves"
     with pytest.raises(UserError, match="another model"):
         train(short(RECIPES["tpavi-ms3-pvt"]()), tmp_path / "no", source=sets / "Multi-sources", init=first)
-
-
-def test_small_encoders_from_the_command_line(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 2)
-    data = ["--data", str(sets / "Single-source")]
-    assert main(["train", "s4-pvt", *data, *SMALL, "--steps", "2", "--out", "run"]) == 0
-    assert main(["evaluate", "run/s4-pvt.safetensors", "--data", str(sets), "--sets", "s4", "--out", "scores.csv"]) == 0
-    with open("scores.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {(row["audio"], row["protocol"]) for row in rows} >= {("true", "reference"), ("true", "strict")}
