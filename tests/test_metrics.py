@@ -9,70 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_oracles import Clip, oracle_curve, oracle_dataset, oracle_reference, oracle_strict
 
 from icf_avs.evaluation.metrics import THRESHOLDS, AVSBenchMetric, DatasetMetric, StrictMetric, f_curves, g_score
 
 LEVELS = np.float32([0, 0.1, 0.25, 0.5, 0.500001, 0.75, 1.0])
 MARKED_ABOVE = st.sampled_from([0.5, 0.4, 0.1, 0.75])
-Clip = tuple[np.ndarray, np.ndarray]  # probabilities and truth, float32 [n, H, W]
-
-
-def oracle_curve(p: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """F of one frame at 255 thresholds."""
-    thresholds = torch.linspace(0, 1 - 1e-10, 255).numpy()  # np.linspace rounds some differently
-    curve = []
-    for t in thresholds:
-        hits = ((p >= t) * g).sum(dtype=np.float64)
-        precision, recall = hits / ((p >= t).sum() + 1e-20), hits / (g.sum(dtype=np.float64) + 1e-20)
-        below = 0.3 * precision + recall
-        curve.append(1.3 * precision * recall / below if below else 0.0)
-    return np.array(curve)
-
-
-def oracle_reference(clips: list[Clip], batch_size: int, threshold: float) -> tuple[float, float]:
-    ious, fs = [], []
-    for start in range(0, len(clips), batch_size):
-        iou, curves = [], []
-        for p, g in clips[start : start + batch_size]:
-            for frame, truth in zip(p, g, strict=True):
-                marked = (frame > np.float32(threshold)).astype(np.float64)
-                if truth.any():
-                    iou.append((marked * truth).sum() / (np.maximum(marked, truth).sum() + 1e-7))
-                    curves.append(oracle_curve(frame, truth))
-                else:
-                    iou.append(((1 - marked) * (1 - truth)).sum() / (truth.size + 1e-7))
-        ious.append(np.mean(iou))
-        fs.append(np.mean(curves, 0).max() if curves else 0.0)
-    return float(np.mean(ious)), float(np.mean(fs))
-
-
-def oracle_strict(clips: list[Clip], threshold: float) -> dict[str, float]:
-    p, g = (np.concatenate(part) for part in zip(*clips, strict=True))
-    marked, sounding = (p > np.float32(threshold)).astype(np.float64), g.any((1, 2))
-    pairs = list(zip(p[sounding], g[sounding], strict=True))
-    iou = [(m * t).sum() / np.maximum(m, t).sum() for m, t in zip(marked[sounding], g[sounding], strict=True)]
-    empty = marked[~sounding].mean((1, 2))
-    return {
-        "miou": np.mean(iou) if iou else math.nan,
-        "f": np.mean([oracle_curve(a, b) for a, b in pairs], 0).max() if pairs else math.nan,
-        "fpr_empty": empty.mean() if len(empty) else math.nan,
-        "blank_empty": (empty == 0).mean() if len(empty) else math.nan,
-        "active": marked.mean(),
-    }
-
-
-def oracle_dataset(clips: list[Clip], threshold: float) -> dict[str, float]:
-    """Scores from pixel counts over the data set: of the object, and the mean over background and object."""
-    p, g = (np.concatenate(part).astype(np.float64) for part in zip(*clips, strict=True))
-    marked = (p > np.float64(np.float32(threshold))).astype(np.float64)
-    ious, fs = [], []
-    for m, t in ((1 - marked, 1 - g), (marked, g)):
-        hits, false, missed = (m * t).sum(), (m * (1 - t)).sum(), ((1 - m) * t).sum()
-        ious.append(hits / (hits + false + missed) if hits + false + missed else math.nan)
-        precision, recall = hits / (hits + false) if hits else 0.0, hits / (hits + missed) if hits else 0.0
-        f = 1.3 * precision * recall / (0.3 * precision + recall) if hits else 0.0
-        fs.append(f if hits + false + missed else math.nan)
-    return {"miou": ious[1], "f": fs[1], "miou_2classes": np.nan_to_num(ious).mean(), "f_2classes": np.nanmean(fs)}
 
 
 @st.composite

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -35,11 +34,6 @@ def imported(name: str) -> set[str]:
     return found
 
 
-def package_of(name: str) -> str:
-    """The folder of a module, or the module itself if it is in none."""
-    return name.split(".")[1] if "." in name else name
-
-
 def test_imports_are_not_circular_and_packages_have_at_most_ten_layers():
     """Folders, and files beside them: each layer imports only lower ones."""
     graph = {name: (imported(name) & FILES.keys()) - {name} for name in FILES}
@@ -47,8 +41,8 @@ def test_imports_are_not_circular_and_packages_have_at_most_ten_layers():
     assert len([*TopologicalSorter(graph).static_order()]) == len(graph)  # raises CycleError
     packages: dict[str, set[str]] = {}
     for name, found in graph.items():
-        package = package_of(name)
-        packages.setdefault(package, set()).update({package_of(module) for module in found} - {package})
+        package, *others = ((*module.split("."), "icf_avs")[1] for module in (name, *found))
+        packages.setdefault(package, set()).update({*others} - {package})
     layers: dict[str, int] = {}
     for package in TopologicalSorter(packages).static_order():  # raises CycleError
         layers[package] = 1 + max((layers[below] for below in packages[package]), default=0)
@@ -113,13 +107,7 @@ def test_no_file_of_the_package_is_over_300_lines():
     assert not {name: lines for name, lines in lengths.items() if lines > 300}
 
 
-def patched_names(node: ast.AST) -> Iterator[str]:
-    """Names replaced by a call of monkeypatch.setattr, delattr or mock.patch.object, if written out."""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-        return
-    for value in node.args[:2] if node.func.attr in ("setattr", "delattr", "object", "patch") else ():
-        if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            yield value.value.split(".")[-1]
+PATCHES = ("setattr", "delattr", "object", "patch")  # of monkeypatch and mock
 
 
 def test_tests_do_not_import_tests_or_patch_private_names():
@@ -127,8 +115,12 @@ def test_tests_do_not_import_tests_or_patch_private_names():
     files = {path.stem: path for path in (ROOT / "tests").glob("*.py")}
     for path in files.values():
         for node in ast.walk(tree_of(path)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names, patched = set(), set()
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in PATCHES:
+                values = {value.value for value in node.args[:2] if isinstance(value, ast.Constant)}
+                patched = {value.split(".")[-1] for value in values if isinstance(value, str)}
             at = f"{path.name}:{getattr(node, 'lineno', 0)}"
             assert not {part for name in names for part in name.split(".") if part[:5] == "test_"} & set(files), at
-            assert not any(name[:1] == "_" != name[1:2] for name in patched_names(node)), at
+            assert not any(name[:1] == "_" != name[1:2] for name in patched), at

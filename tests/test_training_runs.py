@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import importlib
+import io
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -26,7 +25,7 @@ from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.errors import UserError
 from icf_avs.training.callbacks import CLIPS, COLUMNS, GAP, SIDE
 from icf_avs.training.composed_data import StampsData
-from icf_avs.training.optimizer import adamw, schedule
+from icf_avs.training.optimizer import schedule
 from icf_avs.training.recipes import RECIPES
 from icf_avs.training.run import IN_PYTHON, as_user_errors, train
 from icf_avs.training.trainer import Trainer, build_model
@@ -121,31 +120,12 @@ def test_a_run_can_be_lengthened(straight: Path, tmp_path: Path) -> None:
     assert state["step"] == 15
     for group in state["optimizer"]["param_groups"]:
         assert group["lr"] == pytest.approx(group["scale"] * RUN.learning_rate * schedule(10, 11, 2))
-    assert log(folder)[: len(log(straight))] == log(straight) and log(folder)[-2:] == [
-        (14, "train"),
-        (14, "validation"),
-    ]
+    assert log(folder) == [*log(straight), (14, "train"), (14, "validation")]
     train(longer, folder, resume=True)  # resuming a finished run changes nothing
     assert read_recipe(path)["lengthened"] == lengthened
 
 
-def test_highres_steps_are_repeated_when_a_run_is_lengthened(data: StampsData, tmp_path: Path) -> None:
-    config = replace(TINY, highres_steps=2)
-    trainer = Trainer(config, data, build_model(config, data.classes), tmp_path)
-    trainer.step = 4 + 6 + 1
-    trainer.optimizer = adamw(trainer.config, trainer.train_module, trainer.pretraining)  # of this stage
-    trainer.save()
-    longer = replace(config, steps=8)
-    again = Trainer(longer, data, build_model(longer, data.classes), tmp_path)
-    with pytest.raises(UserError, match="steps 6 there, 8 here"):
-        again.restore()
-    again.restore(longer=True)
-    assert again.step == 4 + 6 and longer.stage(again.step) == "train"
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_saves_its_last_step(number: int, code: int, straight: Path, tmp_path: Path, monkeypatch,
                                                 capsys) -> None:  # fmt: skip
     """The command prints how to resume; that command ends with the weights of an uninterrupted run."""
@@ -168,20 +148,6 @@ def test_an_interrupted_run_saves_its_last_step(number: int, code: int, straight
     assert not list(folder.rglob("*partial*")) and not (folder / "tiny.safetensors").exists()
     assert main(shlex.split(error.partition("go on with: icf ")[2])) == 0
     assert same(straight, folder) and read_recipe(folder / "tiny.safetensors")["command"] == typed
-
-
-@pytest.mark.full
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short run of benchmarks/kill_training.py, with kill times from another seed."""
-    monkeypatch.undo()
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    kill_training, chance = importlib.import_module("kill_training"), random.Random(11)
-    kill_training.run(tmp_path / "unbroken")
-    for _ in range(2):
-        reached, whole = kill_training.killed(tmp_path / "killed", chance)
-        assert whole, f"after step {reached}"
-    kill_training.run(tmp_path / "killed")
-    assert kill_training.differences(tmp_path / "killed", tmp_path / "unbroken") == []
 
 
 @pytest.mark.full
@@ -215,38 +181,32 @@ def test_a_machine_fault_is_one_line(straight: Path, tmp_path: Path) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), r"5 \(CUDA out of memory\)"),
         (allocation.value, r"out of memory at step 5 \(.*DefaultCPUAllocator"),
     ):
-        for folder, advice in (
-            (straight, f"go on from {straight / 'last.pt'} with --resume"),
-            (tmp_path, "start anew"),
-        ):
+        for folder, advice in ((straight, "go on from .*/last.pt with --resume$"), (tmp_path, "start anew")):
             trainer = SimpleNamespace(step=5, folder=folder)
-            with pytest.raises(UserError, match=said) as raised, as_user_errors(trainer, "icf train tiny --resume"):
+            with pytest.raises(UserError, match=f"{said}.*{advice}"), as_user_errors(trainer, ""):
                 raise fault
-            assert "\n" not in str(raised.value) and advice in str(raised.value)
     with pytest.raises(RuntimeError, match="size"), as_user_errors(trainer, ""):  # a bug is not hidden
         torch.zeros(2) @ torch.zeros(3)
 
 
-def test_values_that_are_not_finite_end_the_run_and_are_not_saved(data: StampsData, straight: Path, tmp_path) -> None:
+def test_values_that_are_not_finite_end_the_run_and_are_not_saved(data: StampsData, tmp_path: Path) -> None:
     refused(r"the loss is (nan|inf|-inf) and its gradient", replace(RUN, learning_rate=1e30), tmp_path / "run")
     trainer = Trainer(RUN, data, build_model(RUN, data.classes), tmp_path)
-    trainer.save()
-    kept = (tmp_path / "last.pt").read_bytes()
     with torch.no_grad():
         next(p for p in trainer.model.parameters() if p.requires_grad).view(-1)[0] = float("inf")
     with pytest.raises(UserError, match="a weight is NaN or infinite after step 0"):
         trainer.save()
-    assert (tmp_path / "last.pt").read_bytes() == kept
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_unusable_run_folders_are_refused(straight: Path, tmp_path: Path) -> None:
     refused("holds a run already", RUN, straight)
     whole, last = (straight / "last.pt").read_bytes(), tmp_path / "last.pt"
-    for content in (whole[: len(whole) // 2], b"weights\n" * 99, b""):
+    other = io.BytesIO()
+    torch.save({"step": 3}, other)
+    for content in (whole[: len(whole) // 2], b"weights\n" * 99, b"", other.getvalue()):
         last.write_bytes(content)
         refused("damaged", RUN, tmp_path, resume=True)
-    torch.save({"step": 3}, last)
-    refused("damaged", RUN, tmp_path, resume=True)
 
 
 @pytest.mark.full
@@ -294,8 +254,8 @@ def test_wandb_is_written_offline_and_needs_an_account_otherwise(tmp_path: Path,
     (written,) = (tmp_path / "run/wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb")
     assert all(name in written.read_bytes() for name in (b"pretrain/naming", b"train/bce", b"validation/score"))
     assert len([*written.parent.glob("files/media/images/samples_*.png")]) == 2
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     wandb.teardown()
     refused(r"W&B: .*WANDB_MODE=offline", TINY, tmp_path / "asked", wandb=True)
