@@ -37,7 +37,6 @@ class Block:
 
 
 def read(name: str) -> str:
-    """Text of a project document; name: path from the root."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -68,7 +67,7 @@ def arguments(command: str) -> list[str] | None:
 def understood(command: str) -> Namespace | None:
     """Parse a command line of `icf` (SystemExit if invalid); None for another program."""
     words = arguments(command)
-    return None if words is None else build_parser().parse_args(_before_shell(words))
+    return None if words is None else build_parser().parse_args(words[: (*words, ">").index(">")])
 
 
 def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
@@ -78,10 +77,6 @@ def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
         if isinstance(action, _SubParsersAction):
             for command in dict.fromkeys(action.choices.values()):
                 yield from parsers(command)
-
-
-def _before_shell(words: list[str]) -> list[str]:
-    return words[: words.index(">")] if ">" in words else words
 
 
 def run_shell(code: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,12 +19,10 @@ from icf_avs.types import AudioFeatures, Batch, ClipSpec, NetworkFeatures, Netwo
 
 
 def test_iou_of_each_offset_by_hand():
-    logits = torch.tensor([[[0.3, -0.3], [-0.6, -9.0]]])
-    masks = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
-    ious = frame_ious(logits, masks)[0, 0]
-    assert ious[OFFSETS.tolist().index(0.0)] == pytest.approx(1 / 2)  # one of two marked
-    assert ious[OFFSETS.tolist().index(0.5)] == pytest.approx(1)  # both, nothing else
-    assert ious[OFFSETS.tolist().index(1.0)] == pytest.approx(2 / 3)  # and one too many
+    logits, masks = torch.tensor([[[0.3, -0.3], [-0.6, -9.0]]]), torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    ious = dict(zip(OFFSETS.tolist(), frame_ious(logits, masks)[0, 0].tolist(), strict=True))
+    # one of two marked; both, nothing else; and one too many
+    assert [ious[offset] for offset in (0.0, 0.5, 1.0)] == pytest.approx([1 / 2, 1, 2 / 3])
 
 
 def halves() -> Batch:
@@ -32,53 +33,47 @@ def halves() -> Batch:
     return Batch([torch.zeros(0)], torch.randn(2, 1, 8), masks, masks.long(), flags, flags, sounding, sounding[:, 0])
 
 
-class Cautious(Network):
-    """Logits -0.7 on the truth and -1.7 elsewhere; all 9 lower under foreign audio, or words for absent classes."""
+class Known(Network):
+    """Mask logits given by a function of the truth and whether the sound is the clip's own (not of absent words)."""
 
     feature_spec = None
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, logits: Callable[[Tensor, bool], Tensor]) -> None:
         super().__init__(nn.Identity(), nn.Identity(), train_visual=False)
-        self.batch = batch
+        self.batch, self.logits = batch, logits
 
     def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
         return AudioFeatures(sound)
 
     def decode(self, visual: VisualFeatures, audio: AudioFeatures, valid: Tensor) -> NetworkOutput:
-        logits = self.logits(audio.token, audio.token.equal(self.batch.waveforms))
+        logits = self.logits(self.batch.masks, audio.token.equal(self.batch.waveforms))
         return NetworkOutput(logits, NetworkFeatures((), audio.token))
 
-    def logits(self, sounds: Tensor, own: bool) -> Tensor:
-        return self.batch.masks - 1.7 - (0.0 if own else 9.0)
+
+def cautious(masks: Tensor, own: bool) -> Tensor:
+    """-0.7 on the truth and -1.7 elsewhere."""
+    return masks - 1.7 - 9.0 * (not own)
 
 
-class Generous(Cautious):
-    """Logits of the first frame: 8 or 3 on the truth, 1.2 elsewhere; of the second: 0.8 and -6."""
-
-    def logits(self, sounds: Tensor, own: bool) -> Tensor:
-        sure, ground = torch.tensor([[8.0, 1.2], [0.8, -6.0]])[: len(sounds)].T[..., None, None, None]
-        logits = torch.where(self.batch.masks > 0, sure, ground)
-        logits[0, ..., 1] = 3.0  # lower on half of the truth
-        return logits - (0.0 if own else 20.0)
+def generous(masks: Tensor, own: bool) -> Tensor:
+    """In the first frame, 8 or 3 on the truth, 1.2 elsewhere; in the second, 0.8 and -6."""
+    sure, ground = torch.tensor([[8.0, 1.2], [0.8, -6.0]])[: len(masks)].T[..., None, None, None]
+    logits = torch.where(masks > 0, sure, ground)
+    logits[0, ..., 1] = 3.0
+    return logits - 20.0 * (not own)
 
 
-class Wishful(Cautious):
+def wishful(masks: Tensor, own: bool) -> Tensor:
     """At offsets above 0, marks some background under any audio but the frame's own."""
-
-    def logits(self, sounds: Tensor, own: bool) -> Tensor:
-        logits = torch.full_like(self.batch.masks, -4.0)
-        logits[self.batch.masks > 0] = 1.0 if own else -4.0
-        if own:
-            logits[..., 1] = -1.2  # what a higher offset would gain
-        else:
-            logits[..., 3] = -0.05
-        return logits
+    logits = torch.where(masks > 0, 1.0 if own else -4.0, -4.0)
+    logits[..., 1 if own else 3] = -1.2 if own else -0.05  # what a higher offset would gain; the background
+    return logits
 
 
-def model_of(network: Network, open_vocabulary: bool = False) -> SegmentationModel:
+def model_of(batch: Batch, logits: Callable, open_vocabulary: bool = False) -> SegmentationModel:
     """open_vocabulary: with a relative threshold to calibrate too."""
-    evidence = EvidenceConfig() if open_vocabulary else None
-    return SegmentationModel(ModelConfig(("dog", "cat"), evidence=evidence), ClipSpec(), network)
+    config = ModelConfig(("dog", "cat"), evidence=EvidenceConfig() if open_vocabulary else None)
+    return SegmentationModel(config, ClipSpec(), Known(batch, logits))
 
 
 def found_by(model: SegmentationModel, batch: Batch, sounds: Tensor) -> Tensor:
@@ -89,7 +84,7 @@ def found_by(model: SegmentationModel, batch: Batch, sounds: Tensor) -> Tensor:
 def test_relative_threshold_adapts_to_each_frame():
     """No single offset marks exactly the truth of both frames."""
     batch = halves()
-    model = model_of(Generous(batch), open_vocabulary=True)
+    model = model_of(batch, generous, open_vocabulary=True)
     assert frame_ious(found_by(model, batch, batch.waveforms)[:, 0], batch.masks[:, 0]).mean(0).max() < 1
     model.offset.fill_(1.0)  # calibration ignores earlier values
     model.relative_threshold.fill_(0.5)
@@ -103,7 +98,8 @@ def test_relative_threshold_adapts_to_each_frame():
 def test_absent_words_mark_at_most_one_percent():
     """The best score is at offset 1.25, but above 0 absent words would mark a quarter of the frame."""
     batch = halves()
-    model = model_of(Wishful(batch), open_vocabulary=True)
+    assert absent_words(batch, torch.Generator()).equal(torch.eye(2).flip(0)[:, None])  # each shows the other class
+    model = model_of(batch, wishful, open_vocabulary=True)
     found = calibrate(model, [batch])
     assert found.offset == 0 and found.miou == pytest.approx(0.5)
     assert not (found_by(model, batch, batch.waveforms.roll(1, 0)) > 0).any()
@@ -121,24 +117,15 @@ def test_subtract_max_fraction_by_hand():
 
 def test_a_cautious_model_is_calibrated_to_the_truth():
     batch = halves()
-    model = model_of(Cautious(batch))
+    model = model_of(batch, cautious)
     found = calibrate(model, [batch])
     assert 0.7 < found.offset < 1.7 and float(model.offset) == pytest.approx(found.offset)
     assert found.miou == pytest.approx(1) and found.miou_foreign == 0
 
 
 def test_calibration_without_masks_gives_zero():
-    flags = torch.ones(1, 1, dtype=torch.bool)
-    empty = torch.zeros(1, 1, 4, 4)
-    nothing = torch.zeros(1, 1, 2, dtype=torch.bool)
-    batch = Batch([torch.zeros(0)], torch.zeros(1, 1, 8), empty, empty.long(), flags, flags, nothing, nothing[:, 0])
-    for model in (model_of(Cautious(batch)), model_of(Generous(batch), open_vocabulary=True)):
-        found = calibrate(model, [batch])
-        assert found.miou == 0 and found.share == 0
-
-
-def test_absent_words_are_not_on_screen():
     batch = halves()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):  # each shows one of two classes, so one word is absent
-        assert absent_words(batch, generator).equal(torch.eye(2).flip(0)[:, None])
+    batch = replace(batch, masks=torch.zeros_like(batch.masks), sounding=torch.zeros_like(batch.sounding))
+    for logits, open_vocabulary in ((cautious, False), (generous, True)):
+        found = calibrate(model_of(batch, logits, open_vocabulary), [batch])
+        assert found.miou == 0 and found.share == 0

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from metric_oracles import oracle_semantic
 from PIL import Image
 from torch.nn import functional as F
 
 from icf_avs.datasets.layouts import read_set
 from icf_avs.errors import UserError
-from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
+from icf_avs.evaluation.evaluate_semantic import class_protocols, evaluate_semantic
 from icf_avs.mask_predictor import MaskPredictor
 from icf_avs.score_tables import ScoringSettings
 from icf_avs.types import ClipSpec, Prediction
@@ -52,25 +53,12 @@ def true_ids(paths: list[Path]) -> np.ndarray:
 
 def reference(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """mIoU and F over all five classes of the set, ids [n, H, W], by PROTOCOLS section 2."""
-    ious, fs, counts = np.zeros(5), np.zeros(5), np.zeros(5)
-    for p, t in zip(predicted, truth, strict=True):
-        for c in range(5):
-            inter, own, true = ((p == c) & (t == c)).sum(), (p == c).sum(), (t == c).sum()
-            if own + true == 0:
-                continue
-            counts[c] += 1
-            ious[c] += inter / (own + true - inter + 2.2e-16)
-            if inter:
-                precision, recall = inter / own, inter / true
-                fs[c] += 1.3 * precision * recall / (0.3 * precision + recall)
-    seen = np.maximum(counts, 1)
-    return float((ious / seen).mean()), float((fs / seen).mean())
+    scores = oracle_semantic(predicted, truth, 5)
+    return scores["miou"], scores["f"]
 
 
 def test_both_rules_against_the_formula(tiny):
-    root, model = tiny.avss("test", PARTS), Guesser()
-    ticks = []
-    records = read_set(root, "test")
+    records, model, ticks = read_set(tiny.avss("test", PARTS), "test"), Guesser(), []
     scores = evaluate_semantic(model, records, NAMES, progress=lambda: ticks.append(1))
     assert len(ticks) == 3 and [len(logits) for logits, _ in model.made] == [5, 5, 5, 5]  # v2 has ten frames
     truth = true_ids([path for record in records for path in record.mask_paths])
@@ -79,71 +67,37 @@ def test_both_rules_against_the_formula(tiny):
     argmax = TO_SET[values.argmax(1)]
     masked = TO_SET[values[:, 1:].argmax(1) + 1] * marked
     assert (argmax != masked).any()
-    for rule, predicted in (("argmax", argmax), ("masked", masked)):
-        miou, f = reference(predicted, truth)
-        assert scores[rule]["miou"] == pytest.approx(miou, abs=1e-5)
-        assert scores[rule]["f"] == pytest.approx(f, abs=1e-5)
-
-
-def test_a_perfect_model_scores_one_on_classes_that_occur(tiny):
-    root = tiny.avss("test", ["v1s", "v1m"])
-    records = read_set(root, "test")
-
-    class Oracle(Guesser):
-        calls = 0
-
-        def predict(self, frames, waves):
-            made = super().predict(frames, waves)
-            truth = torch.from_numpy(records[self.calls].load().masks).long()
-            self.calls += 1
-            own = torch.tensor([("background", *self.classes).index(name) for name in NAMES])
-            made.classes = 20.0 * F.one_hot(own[truth], 5).permute(0, 3, 1, 2)
-            made.logits = torch.where(truth > 0, 9.0, -9.0)
-            return made
-
-    every = evaluate_semantic(Oracle(), records, NAMES)
-    assert set(every) == {"argmax", "argmax-padded", "masked"}
-    for rule, scores in every.items():
-        assert scores["miou_strict"] == pytest.approx(1), rule
-        assert scores["miou"] == pytest.approx(3 / 5), rule  # two classes never occur
-    assert evaluate_semantic(Oracle(), records, NAMES, clips=1)["argmax"]["miou"] == pytest.approx(2 / 5)
-
-
-def test_the_reference_pads_every_clip_to_ten_frames(tiny):
-    """Padding counts as correct background: 5 frames of each five-second clip, none of v2."""
-    records, model = read_set(tiny.avss("test", PARTS), "test"), Guesser()
-    padded = evaluate_semantic(model, records, NAMES)["argmax-padded"]
-    truth = [record.load().masks for record in records]
-    predicted = TO_SET[enlarged(torch.cat([classes for _, classes in model.made])).argmax(1)]
+    # The reference pads every clip to ten frames, which count as correct background: 5 of each five-second clip.
     blank = np.zeros((10, 224, 224), int)
-    miou, f = reference(np.concatenate([predicted, blank]), np.concatenate([*truth, blank]))
-    assert (padded["miou"], padded["f"]) == pytest.approx((miou, f), abs=1e-5)
+    padded = np.concatenate([argmax, blank]), np.concatenate([truth, blank])
+    for rule, ids in (("argmax", (argmax, truth)), ("masked", (masked, truth)), ("argmax-padded", padded)):
+        assert (scores[rule]["miou"], scores[rule]["f"]) == pytest.approx(reference(*ids), abs=1e-5)
 
 
 def test_settings(tiny):
-    records = read_set(tiny.avss("test", PARTS), "test")
-    usual = evaluate_semantic(Guesser(), records, NAMES)
-    lower = evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(threshold=0.2))
+    records, first = read_set(tiny.avss("test", PARTS), "test"), Guesser()
+    usual, lower, alone, small = (
+        evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(**given))
+        for given in ({}, {"threshold": 0.2}, {"batch_size": 1}, {"size": 96})
+    )
     assert lower["argmax"] == usual["argmax"] and lower["masked"] != usual["masked"]
-    alone = evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(batch_size=1))
-    assert all(alone[rule] == pytest.approx(usual[rule], abs=1e-6) for rule in usual)
-    small = evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(size=96))
-    for rule in usual:
-        assert small[rule]["miou"] == pytest.approx(usual[rule]["miou"], abs=0.02) and small[rule] != usual[rule]
-    with pytest.raises(ValueError, match="one size"):
-        evaluate_semantic(Guesser(), records, NAMES, settings=ScoringSettings(size=None))
+    for rule, scores in usual.items():
+        assert alone[rule] == pytest.approx(scores, abs=1e-6)
+        assert small[rule]["miou"] == pytest.approx(scores["miou"], abs=0.02) and small[rule] != scores
+    evaluate_semantic(first, records, NAMES, clips=1)
+    assert len(first.made) == 1
 
 
 def test_protocols_of_the_table():
-    names = ["miou", "f", "miou_reference_nobg", "f_reference_nobg", "miou_nobg", "f_nobg", "miou_strict", "f_strict"]
-    values = {name: i / 20 for i, name in enumerate([*names, "dataset_miou", "dataset_f", "dataset_miou_all"])}
-    table = class_protocols(dict.fromkeys(("argmax", "argmax-padded", "masked"), values))
-    padded = [name for name in table if "padded" in name]
-    assert padded == ["classes-argmax-padded", "classes-argmax-padded-reference-nobg"]
-    assert len(table) == 2 * 6 + 2
-    assert (table["classes-argmax-strict"]["miou"], table["classes-argmax-strict"]["f"]) == (0.3, 0.35)
-    assert table["classes-masked-dataset"] == pytest.approx({"miou": 0.4, "f": 0.45, "fpr": np.nan}, nan_ok=True)
-    assert table["classes-masked-dataset-all"]["miou"] == 0.5
+    averages = {"": ("miou", "f"), "-reference-nobg": ("miou_reference_nobg", "f_reference_nobg"),
+                "-nobg": ("miou_nobg", "f_nobg"), "-strict": ("miou_strict", "f_strict"),
+                "-dataset": ("dataset_miou", "dataset_f"),
+                "-dataset-all": ("dataset_miou_all", "dataset_f")}  # fmt: skip
+    named = {name: name for pair in averages.values() for name in pair}
+    table = class_protocols({"argmax": named, "argmax-padded": named, "masked": named})
+    expected = {f"classes-{rule}{name}": pair for rule in ("argmax", "masked") for name, pair in averages.items()}
+    expected |= {f"classes-argmax-padded{name}": averages[name] for name in ("", "-reference-nobg")}
+    assert {name: (row["miou"], row["f"]) for name, row in table.items()} == expected
 
 
 def test_unlabelled_frames_are_not_scored(tiny):
@@ -155,18 +109,14 @@ def test_unlabelled_frames_are_not_scored(tiny):
     assert scores["argmax"]["miou"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_models_that_do_not_fit_the_set_are_refused(tiny, tmp_path):
-    records = read_set(tiny.avss("test", ["v1s"]), "test")
-    with pytest.raises(UserError, match=r"do not match.* only the checkpoint has cow, only the set has cat, eel"):
-        evaluate_semantic(Guesser(), records, ("background", "ant", "bee", "cat", "dog", "eel"))
-    blind = Guesser()
+def test_models_and_sets_that_do_not_fit_are_refused(tiny):
+    records, blind = read_set(tiny.avss("test", ["v1s"]), "test"), Guesser()
     blind.semantic = None
-    with pytest.raises(UserError, match="without a class head"):
-        evaluate_semantic(blind, records, NAMES)
-    assert class_order(("b", "a"), ("background", "a", "b")) == [0, 2, 1]
-
-
-def test_sets_without_class_ids_are_refused(tiny):
-    records = read_set(tiny.s4("test", ["ant"]), "test")
+    others = ("background", "ant", "bee", "cat", "dog", "eel")
+    told = r"do not match.* only the checkpoint has cow, only the set has cat, eel"
+    for model, names, message in ((Guesser(), others, told), (blind, NAMES, "without a class head")):
+        with pytest.raises(UserError, match=message):
+            evaluate_semantic(model, records, names)
+    tiny.root = tiny.root / "other"
     with pytest.raises(UserError, match="S4 set, whose masks have no classes"):
-        evaluate_semantic(Guesser(), records, NAMES)
+        evaluate_semantic(Guesser(), read_set(tiny.s4("test", ["ant"]), "test"), NAMES)

@@ -1,4 +1,4 @@
-"""Scores do not depend on the floating-point precision of a metric or of the module that holds it."""
+"""Scores do not depend on the floating-point precision of a metric, of the module that holds it, or of predictions."""
 
 from __future__ import annotations
 
@@ -9,34 +9,22 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
-from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, StrictMetric
-from icf_avs.evaluation.metrics.semantic import SemanticMetric
+from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, SemanticMetric, StrictMetric
 
 METRICS = {"reference": AVSBenchMetric, "strict": StrictMetric, "dataset": DatasetMetric}
 METRICS |= {"semantic": lambda: SemanticMetric(4)}
 LOWER = (torch.float16, torch.bfloat16)
 
 
-class Holder(nn.Module):
-    """A module with a metric as submodule, as in training frameworks."""
-
-    def __init__(self, metric: Metric) -> None:
-        super().__init__()
-        self.metric, self.layer = metric, nn.Linear(2, 2)
-
-
 def lowered(metric: Metric, way: str, dtype: torch.dtype) -> Metric:
+    """The metric after a change of type, by itself or as part of a module."""
     if way == "set_dtype":
         return metric.set_dtype(dtype)
-    holder = Holder(metric)
-    if way == "to":
-        holder.to(dtype)
-    elif way == "type":
-        holder.type(dtype)
-    else:
-        holder.half() if dtype == torch.float16 else holder.bfloat16()
-    assert holder.layer.weight.dtype == dtype
-    return holder.metric
+    holder = nn.ModuleDict({"metric": metric, "layer": nn.Linear(2, 2)})
+    short = {torch.float16: "half", torch.bfloat16: "bfloat16"}[dtype]
+    getattr(holder, short)() if way == "half" else getattr(holder, way)(dtype)
+    assert holder["layer"].weight.dtype == dtype
+    return holder["metric"]
 
 
 def scores(name: str, change: Callable[[Metric], Metric] = lambda metric: metric, predicted=torch.float32) -> dict:
@@ -62,22 +50,18 @@ def test_a_metric_in_lower_precision_counts_exactly(name: str, way: str, dtype: 
     assert scores(name, lambda metric: lowered(metric, way, dtype)) == scores(name)
 
 
-@pytest.mark.parametrize("dtype", [*LOWER, torch.float64], ids=str)
 @pytest.mark.parametrize("name", METRICS)
-def test_predictions_in_another_precision(name: str, dtype: torch.dtype) -> None:
-    assert scores(name, predicted=dtype) == scores(name)
+def test_the_precision_of_predictions_and_of_torch_changes_nothing(name: str) -> None:
+    expected = scores(name)
+    assert all(scores(name, predicted=dtype) == expected for dtype in (*LOWER, torch.float64))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert scores(name) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_resetting_keeps_the_types() -> None:
     metric = DatasetMetric().set_dtype(torch.float16)
     metric.reset()
     assert metric.pixels.dtype == torch.float64
-
-
-def test_the_default_dtype_of_torch_changes_nothing() -> None:
-    before = scores("reference"), scores("semantic")
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert (scores("reference"), scores("semantic")) == before
-    finally:
-        torch.set_default_dtype(torch.float32)

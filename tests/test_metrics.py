@@ -9,69 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_oracles import Clip, oracle_curve, oracle_dataset, oracle_reference, oracle_strict
 
 from icf_avs.evaluation.metrics import THRESHOLDS, AVSBenchMetric, DatasetMetric, StrictMetric, f_curves, g_score
 
 LEVELS = np.float32([0, 0.1, 0.25, 0.5, 0.500001, 0.75, 1.0])
-Clip = tuple[np.ndarray, np.ndarray]  # probabilities and truth, float32 [n, H, W]
-
-
-def oracle_curve(p: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """F of one frame at 255 thresholds."""
-    thresholds = torch.linspace(0, 1 - 1e-10, 255).numpy()  # np.linspace rounds some differently
-    curve = []
-    for t in thresholds:
-        hits = ((p >= t) * g).sum(dtype=np.float64)
-        precision, recall = hits / ((p >= t).sum() + 1e-20), hits / (g.sum(dtype=np.float64) + 1e-20)
-        below = 0.3 * precision + recall
-        curve.append(1.3 * precision * recall / below if below else 0.0)
-    return np.array(curve)
-
-
-def oracle_reference(clips: list[Clip], batch_size: int, threshold: float = 0.5) -> tuple[float, float]:
-    ious, fs = [], []
-    for start in range(0, len(clips), batch_size):
-        iou, curves = [], []
-        for p, g in clips[start : start + batch_size]:
-            for frame, truth in zip(p, g, strict=True):
-                marked = (frame > np.float32(threshold)).astype(np.float64)
-                if truth.any():
-                    iou.append((marked * truth).sum() / (np.maximum(marked, truth).sum() + 1e-7))
-                    curves.append(oracle_curve(frame, truth))
-                else:
-                    iou.append(((1 - marked) * (1 - truth)).sum() / (truth.size + 1e-7))
-        ious.append(np.mean(iou))
-        fs.append(np.mean(curves, 0).max() if curves else 0.0)
-    return float(np.mean(ious)), float(np.mean(fs))
-
-
-def oracle_strict(clips: list[Clip], threshold: float = 0.5) -> dict[str, float]:
-    p, g = (np.concatenate(part) for part in zip(*clips, strict=True))
-    marked, sounding = (p > np.float32(threshold)).astype(np.float64), g.any((1, 2))
-    pairs = list(zip(p[sounding], g[sounding], strict=True))
-    iou = [(m * t).sum() / np.maximum(m, t).sum() for m, t in zip(marked[sounding], g[sounding], strict=True)]
-    empty = marked[~sounding].mean((1, 2))
-    return {
-        "miou": np.mean(iou) if iou else math.nan,
-        "f": np.mean([oracle_curve(a, b) for a, b in pairs], 0).max() if pairs else math.nan,
-        "fpr_empty": empty.mean() if len(empty) else math.nan,
-        "blank_empty": (empty == 0).mean() if len(empty) else math.nan,
-        "active": marked.mean(),
-    }
-
-
-def oracle_dataset(clips: list[Clip], threshold: float = 0.5) -> dict[str, float]:
-    """Scores from pixel counts over the data set: of the object, and the mean over background and object."""
-    p, g = (np.concatenate(part).astype(np.float64) for part in zip(*clips, strict=True))
-    marked = (p > np.float64(np.float32(threshold))).astype(np.float64)
-    ious, fs = [], []
-    for m, t in ((1 - marked, 1 - g), (marked, g)):
-        hits, false, missed = (m * t).sum(), (m * (1 - t)).sum(), ((1 - m) * t).sum()
-        ious.append(hits / (hits + false + missed) if hits + false + missed else math.nan)
-        precision, recall = hits / (hits + false) if hits else 0.0, hits / (hits + missed) if hits else 0.0
-        f = 1.3 * precision * recall / (0.3 * precision + recall) if hits else 0.0
-        fs.append(f if hits + false + missed else math.nan)
-    return {"miou": ious[1], "f": fs[1], "miou_2classes": np.nan_to_num(ious).mean(), "f_2classes": np.nanmean(fs)}
+MARKED_ABOVE = st.sampled_from([0.5, 0.4, 0.1, 0.75])
 
 
 @st.composite
@@ -96,50 +39,18 @@ def run(metric, made):
 
 
 @settings(max_examples=25, deadline=None)
-@given(made=clips(), batch_size=st.integers(1, 4))
-def test_reference_equals_oracle(made, batch_size):
-    got = run(AVSBenchMetric(batch_size), made)
-    assert (got["miou"], got["f"]) == pytest.approx(oracle_reference(made, batch_size), abs=1e-6)
+@given(made=clips(), batch_size=st.integers(1, 4), threshold=MARKED_ABOVE)
+def test_reference_equals_oracle(made, batch_size, threshold):
+    got = run(AVSBenchMetric(batch_size, threshold), made)
+    assert (got["miou"], got["f"]) == pytest.approx(oracle_reference(made, batch_size, threshold), abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
-@given(made=clips(), seed=st.integers(0, 99))
-def test_strict_equals_oracle_in_any_order(made, seed):
-    want = oracle_strict(made)
-    assert run(StrictMetric(), made) == pytest.approx(want, abs=1e-9, nan_ok=True)
+@settings(max_examples=40, deadline=None)
+@given(made=clips(), seed=st.integers(0, 99), threshold=MARKED_ABOVE)
+@pytest.mark.parametrize(("metric", "oracle"), [(StrictMetric, oracle_strict), (DatasetMetric, oracle_dataset)])
+def test_strict_and_dataset_equal_oracles_in_any_order(metric, oracle, made, seed, threshold):
     shuffled = [made[i] for i in np.random.default_rng(seed).permutation(len(made))]
-    assert run(StrictMetric(), shuffled) == pytest.approx(want, abs=1e-9, nan_ok=True)
-
-
-@settings(max_examples=25, deadline=None)
-@given(made=clips(), seed=st.integers(0, 99), threshold=st.sampled_from([0.5, 0.4, 0.1, 0.75]))
-def test_dataset_equals_oracle_in_any_order(made, seed, threshold):
-    shuffled = [made[i] for i in np.random.default_rng(seed).permutation(len(made))]
-    want = oracle_dataset(made, threshold)
-    assert run(DatasetMetric(threshold), shuffled) == pytest.approx(want, abs=1e-9, nan_ok=True)
-
-
-@settings(max_examples=20, deadline=None)
-@given(made=clips(), threshold=st.sampled_from([0.4, 0.1, 0.75]))
-def test_a_threshold_moves_the_mask_and_not_f(made, threshold):
-    got, usual = run(AVSBenchMetric(2, threshold), made), run(AVSBenchMetric(2), made)
-    assert got["miou"] == pytest.approx(oracle_reference(made, 2, threshold)[0], abs=1e-6)
-    assert got["f"] == usual["f"]
-    assert run(StrictMetric(threshold), made) == pytest.approx(oracle_strict(made, threshold), abs=1e-9, nan_ok=True)
-
-
-@settings(max_examples=20, deadline=None)
-@given(made=clips())
-def test_a_perfect_prediction_scores_one(made):
-    perfect = [((g > 0).astype(np.float32), (g > 0).astype(np.float32)) for _, g in made]
-    strict = run(StrictMetric(), perfect)
-    assert run(AVSBenchMetric(2), perfect)["miou"] == pytest.approx(1, abs=1e-6)
-    for key, value in run(DatasetMetric(), perfect).items():
-        both = any(g.any() for _, g in made) and not all(g.all() for _, g in perfect)
-        assert math.isnan(value) or value == pytest.approx(1) or (key == "miou_2classes" and not both)
-    for key in ("miou", "f", "blank_empty"):
-        assert math.isnan(strict[key]) or strict[key] == pytest.approx(1)
-    assert math.isnan(strict["fpr_empty"]) or strict["fpr_empty"] == 0
+    assert run(metric(threshold), shuffled) == pytest.approx(oracle(made, threshold), abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -166,14 +77,10 @@ def test_thresholds_are_inclusive_to_the_last_bit():
 
 def test_hand_worked_frame():
     # 4 pixels; marked above 0.5: the first two; true: the first and the third
-    p = torch.tensor([[[0.9, 0.8, 0.4, 0.0]]])
-    g = torch.tensor([[[1, 0, 1, 0]]])
-    scores = run(StrictMetric(), [(p.numpy(), g.numpy())])
-    assert scores["miou"] == pytest.approx(1 / 3)
+    scores = run(StrictMetric(), [(np.float32([[[0.9, 0.8, 0.4, 0.0]]]), np.uint8([[[1, 0, 1, 0]]]))])
     # thresholds up to 0.4 keep three pixels: precision 2/3, recall 1; above 0.8 one: precision 1, recall 1/2
     best = max(1.3 * (2 / 3) / (0.3 * 2 / 3 + 1), 1.3 * 0.5 / (0.3 + 0.5))
-    assert scores["f"] == pytest.approx(best)
-    assert scores["active"] == pytest.approx(0.5)
+    assert [scores[name] for name in ("miou", "f", "active")] == pytest.approx([1 / 3, best, 0.5])
 
 
 def test_probability_half_is_negative_for_iou_but_positive_for_f():
@@ -190,9 +97,9 @@ def test_soft_masks_count_by_their_value(metric):
 
 
 def test_integer_masks_are_positive_where_not_zero():
-    p = np.float32([[[0.9, 0.9]]])
     for truth in (np.uint8([[[255, 0]]]), np.array([[[True, False]]])):
-        assert run(DatasetMetric(), [(p, truth)])["miou"] == run(StrictMetric(), [(p, truth)])["miou"] == 0.5
+        for metric in (DatasetMetric(), StrictMetric()):
+            assert run(metric, [(np.float32([[[0.9, 0.9]]]), truth)])["miou"] == 0.5
 
 
 def test_dataset_metric_by_hand():
@@ -200,11 +107,9 @@ def test_dataset_metric_by_hand():
     p, g = np.zeros((2, 4, 5), np.float32), np.zeros((2, 4, 5), np.uint8)
     p.reshape(-1)[:10], g.reshape(-1)[4:12] = 0.9, 1
     scores = run(DatasetMetric(), [(p[:1], g[:1]), (p[1:], g[1:])])
-    assert scores["miou"] == pytest.approx(6 / 12)
-    assert scores["f"] == pytest.approx(1.3 * 6 / (1.3 * 6 + 0.3 * 2 + 4))
-    assert scores["miou_2classes"] == pytest.approx((6 / 12 + 28 / 34) / 2)  # the background dominates
-    blank = 1.3 * 28 / (1.3 * 28 + 0.3 * 4 + 2)
-    assert scores["f_2classes"] == pytest.approx((scores["f"] + blank) / 2)
+    f, blank = 1.3 * 6 / (1.3 * 6 + 0.3 * 2 + 4), 1.3 * 28 / (1.3 * 28 + 0.3 * 4 + 2)
+    two_classes = {"miou_2classes": (6 / 12 + 28 / 34) / 2, "f_2classes": (f + blank) / 2}  # the background dominates
+    assert scores == pytest.approx({"miou": 6 / 12, "f": f, **two_classes})
     nothing = run(DatasetMetric(), [(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), np.uint8))])
     assert math.isnan(nothing["miou"]) and math.isnan(nothing["f"])
     assert (nothing["miou_2classes"], nothing["f_2classes"]) == (0.5, 1.0)  # CAVP: absent classes are 0 or left out
@@ -221,35 +126,35 @@ def test_empty_frames_in_reference_and_strict():
 
 def test_a_silent_batch_lowers_reference_f_and_not_strict_f():
     right, silent = np.ones((2, 1, 3, 3), np.float32), np.zeros((2, 1, 3, 3), np.float32)
-    assert run(AVSBenchMetric(1), [right, silent])["f"] == pytest.approx(0.5)
-    assert run(AVSBenchMetric(2), [right, silent])["f"] == pytest.approx(1.0)  # silent frames of a batch are skipped
-    assert run(StrictMetric(), [right, silent])["f"] == pytest.approx(1.0)
+    # silent frames of a batch are skipped
+    for metric, f in ((AVSBenchMetric(1), 0.5), (AVSBenchMetric(2), 1.0), (StrictMetric(), 1.0)):
+        assert run(metric, [right, silent])["f"] == pytest.approx(f)
 
 
 def test_every_batch_has_its_own_best_threshold():
     # one prediction is exact below 0.3, the other above 0.7: no single threshold fits both
-    low, high = np.float32([[[0.2, 0.0]]]), np.float32([[[0.9, 0.7]]])
-    both = [(low, np.float32([[[1, 0]]])), (high, np.float32([[[1, 0]]]))]
-    assert run(AVSBenchMetric(1), both)["f"] == pytest.approx(1.0)
-    assert run(AVSBenchMetric(2), both)["f"] == pytest.approx(run(StrictMetric(), both)["f"])
-    assert run(AVSBenchMetric(2), both)["f"] == pytest.approx((1 + 1.3 * 0.5 / (0.3 * 0.5 + 1)) / 2)
+    both = [(np.float32([[[p, q]]]), np.float32([[[1, 0]]])) for p, q in ((0.2, 0.0), (0.9, 0.7))]
+    together = (1 + 1.3 * 0.5 / (0.3 * 0.5 + 1)) / 2
+    for metric, f in ((AVSBenchMetric(1), 1.0), (AVSBenchMetric(2), together), (StrictMetric(), together)):
+        assert run(metric, both)["f"] == pytest.approx(f)
+
+
+RIGHT, WRONG, TRUE = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
 
 
 def test_a_short_last_batch_has_the_weight_of_a_full_one():
-    right, wrong, truth = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
     metric = AVSBenchMetric(4)
-    for p in (right, right, right, right, wrong):
-        metric.update(p, truth)
+    for p in (RIGHT, RIGHT, RIGHT, RIGHT, WRONG):
+        metric.update(p, TRUE)
     assert metric.compute()["miou"] == pytest.approx(0.5)  # and not 4/5
     assert metric.compute()["f"] == pytest.approx((1 + 1) / 2)  # threshold 0 marks all pixels
-    metric.update(right, truth)  # compute() does not close the batch
+    metric.update(RIGHT, TRUE)  # compute() does not close the batch
     assert metric.compute()["miou"] == pytest.approx((1 + 0.5) / 2)
 
 
 def test_forward_scores_one_clip_and_keeps_batches_intact():
-    right, wrong, truth = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
     metric = AVSBenchMetric(2)
-    assert [metric(p, truth)["miou"] for p in (wrong, right, right)] == [0, 1, 1]
+    assert [metric(p, TRUE)["miou"] for p in (WRONG, RIGHT, RIGHT)] == [0, 1, 1]
     assert metric.compute()["miou"] == pytest.approx((0.5 + 1) / 2)
 
 
@@ -269,18 +174,16 @@ def test_sums_over_many_batches_round_as_float32():
 def test_invalid_arguments_raise_value_error(metric):
     with pytest.raises(ValueError, match="no "):
         metric.compute()
-    for bad in (3.0, -0.1, float("nan")):
-        with pytest.raises(ValueError, match="sigmoid"):
-            metric.update(torch.full((1, 2, 2), bad), torch.ones(1, 2, 2))
-    with pytest.raises(ValueError, match="soft truth"):
-        metric.update(torch.ones(1, 2, 2), torch.full((1, 2, 2), 255.0))
-    with pytest.raises(ValueError, match="shapes"):
-        metric.update(torch.ones(1, 2, 2), torch.ones(1, 2, 3))
-    with pytest.raises(ValueError, match="batch_size"):
-        AVSBenchMetric(0)
-    for bad in (0, 1, 40, float("nan")):
+    wrong = [(torch.full((1, 2, 2), p), TRUE, "sigmoid") for p in (3.0, -0.1, math.nan)]
+    wrong += [(RIGHT, torch.full((1, 2, 2), 255.0), "soft truth"), (RIGHT, torch.ones(1, 2, 3), "shapes")]
+    for p, truth, told in wrong:
+        with pytest.raises(ValueError, match=told):
+            metric.update(p, truth)
+    for bad in (0, 1, math.nan):
         with pytest.raises(ValueError, match="threshold is"):
             type(metric)(threshold=bad)
+    with pytest.raises(ValueError, match="batch_size"):
+        AVSBenchMetric(0)
 
 
 def test_g_score():

@@ -40,7 +40,7 @@ def scores(rank: int, world: int) -> dict[str, dict[str, float]]:
 def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(scores(rank, WORLD)))
+    Path(folder, f"{rank}.json").write_text(json.dumps(scores(rank, WORLD)))
     dist.destroy_process_group()
 
 

@@ -3,59 +3,46 @@
 from __future__ import annotations
 
 import ast
-import functools
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from documents import ROOT, blocks, notebook_code, read
+from documents import ROOT, blocks, notebook_code
 
-import icf_avs
-
-PACKAGE = Path(icf_avs.__file__).parent
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "icf_avs").rglob("*.py")
+}
 
 
-FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported(name: str) -> Iterator[str]:
+@cache
+def imported(name: str) -> set[str]:
     """Modules that a module of the package imports, also inside functions and for types."""
-    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+    found = set()
+    for node in ast.walk(tree_of(FILES[name])):
         if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in FILES else node.module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(whole if whole in FILES else node.module for whole in names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
+    return found
 
 
-def test_there_are_no_circular_imports():
-    graph = {name: set(imported(name)) & set(FILES) - {name} for name in FILES}
-    assert len(graph) > 100 and graph["icf_avs.inference.segment"], "the files were read"
-    try:
-        order = list(TopologicalSorter(graph).static_order())
-    except CycleError as error:
-        pytest.fail(" -> ".join(error.args[1]))
-    assert len(order) == len(graph)
-
-
-def package_of(name: str) -> str:
-    """The folder of a module, or the module itself if it is in none."""
-    return name.split(".")[1] if "." in name else name
-
-
-def test_imports_of_packages_have_at_most_ten_layers():
+def test_imports_are_not_circular_and_packages_have_at_most_ten_layers():
     """Folders, and files beside them: each layer imports only lower ones."""
+    graph = {name: (imported(name) & FILES.keys()) - {name} for name in FILES}
+    assert len(graph) > 100 and graph["icf_avs.inference.segment"], "the files were read"
+    assert len([*TopologicalSorter(graph).static_order()]) == len(graph)  # raises CycleError
     packages: dict[str, set[str]] = {}
-    for name in FILES:
-        found = {package_of(module) for module in imported(name) if module in FILES}
-        packages.setdefault(package_of(name), set()).update(found - {package_of(name)})
+    for name, found in graph.items():
+        package, *others = ((*module.split("."), "icf_avs")[1] for module in (name, *found))
+        packages.setdefault(package, set()).update({*others} - {package})
     layers: dict[str, int] = {}
     for package in TopologicalSorter(packages).static_order():  # raises CycleError
         layers[package] = 1 + max((layers[below] for below in packages[package]), default=0)
@@ -77,51 +64,41 @@ def test_packages_do_not_import_their_users(package: str):
         assert not found & FORBIDDEN[package], name
 
 
-@functools.cache
-def defined_names() -> dict[str, set[str]]:
-    """Names that each module of the package defines or imports, as far as they are written out."""
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    names: dict[str, set[str]] = {}
-    for name, path in FILES.items():
-        found = names.setdefault(name, set())
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, kinds):
-                found.add(node.name)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                found.add(node.id)
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                found.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
-    return names
+@cache
+def defined_names(module: str) -> set[str]:
+    """Names that a module of the package defines or imports, as far as they are written out."""
+    found = set()
+    for node in ast.walk(tree_of(FILES[module])) if module in FILES else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+    return found
 
 
-def missing_imports(code: str) -> list[str]:
-    """Names that a program imports from the package but that do not exist, with the line."""
-    modules = defined_names()
-    return [
-        f"{node.lineno}: {node.module}.{alias.name}"
+def programs(folder: str) -> dict[str, str]:
+    """Code of a folder: programs, notebooks, and the Python blocks of documents."""
+    found = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / folder).glob("*.py")}
+    found |= {path.name: notebook_code(path) for path in (ROOT / folder).glob("*.ipynb")}
+    for path in (ROOT / folder).glob("*.md"):
+        parts = [block for block in blocks(path.read_text(encoding="utf-8")) if block.language == "python"]
+        found |= {f"{path.name}, block of line {block.line}": block.code for block in parts}
+    return found
+
+
+@pytest.mark.parametrize("folder", [".", "benchmarks", "docs", "examples", "notebooks", "research", "tests", "tools"])
+def test_imports_of_programs_exist(folder: str):
+    """Renamed names are also renamed in programs, documents and tests that no quick run executes."""
+    assert programs(folder)
+    assert not [
+        f"{name}:{node.lineno}: {node.module}.{alias.name}"
+        for name, code in programs(folder).items()
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "icf_avs"
         for alias in node.names
-        if alias.name not in modules.get(str(node.module), ()) and f"{node.module}.{alias.name}" not in modules
-    ]
-
-
-@pytest.mark.parametrize("folder", ["benchmarks", "examples", "notebooks", "research", "tests", "tools"])
-def test_imports_of_programs_exist(folder: str):
-    """Renamed names are also renamed in programs and tests that no quick run executes."""
-    found = {path.name: missing_imports(path.read_text(encoding="utf-8")) for path in (ROOT / folder).glob("*.py")}
-    found |= {path.name: missing_imports(notebook_code(path)) for path in (ROOT / folder).glob("*.ipynb")}
-    assert found
-    assert not {name: names for name, names in found.items() if names}
-
-
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_imports_of_documented_code_exist(name: str):
-    assert not [
-        f"block of line {block.line}, {line}"
-        for block in blocks(read(name))
-        if block.language == "python"
-        for line in missing_imports(block.code)
+        if alias.name not in defined_names(node.module) and f"{node.module}.{alias.name}" not in FILES
     ]
 
 
@@ -130,22 +107,20 @@ def test_no_file_of_the_package_is_over_300_lines():
     assert not {name: lines for name, lines in lengths.items() if lines > 300}
 
 
-def patched_names(node: ast.AST) -> Iterator[str]:
-    """Names replaced by a call of monkeypatch.setattr, delattr or mock.patch.object, if written out."""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-        return
-    for value in node.args[:2] if node.func.attr in ("setattr", "delattr", "object", "patch") else ():
-        if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            yield value.value.split(".")[-1]
+PATCHES = ("setattr", "delattr", "object", "patch")  # of monkeypatch and mock
 
 
 def test_tests_do_not_import_tests_or_patch_private_names():
     """Shared helpers are in separate modules."""
-    files = {path.stem: path for path in Path(__file__).parent.glob("*.py")}
+    files = {path.stem: path for path in (ROOT / "tests").glob("*.py")}
     for path in files.values():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for node in ast.walk(tree_of(path)):
+            names, patched = set(), set()
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in PATCHES:
+                values = {value.value for value in node.args[:2] if isinstance(value, ast.Constant)}
+                patched = {value.split(".")[-1] for value in values if isinstance(value, str)}
             at = f"{path.name}:{getattr(node, 'lineno', 0)}"
             assert not {part for name in names for part in name.split(".") if part[:5] == "test_"} & set(files), at
-            assert not any(name[:1] == "_" != name[1:2] for name in patched_names(node)), at
+            assert not any(name[:1] == "_" != name[1:2] for name in patched), at
