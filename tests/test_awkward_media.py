@@ -208,3 +208,23 @@ def test_unreadable_audio_causes_no_deadlock(tmp_path, monkeypatch):
     monkeypatch.setattr("icf_avs.inference.streaming.AudioWindows", broken)
     told = ThreadPoolExecutor().submit(segment_video, Witness(), path, tmp_path / "out").exception(timeout=60)
     assert isinstance(told, UserError) and not (tmp_path / "out" / "a").exists()
+
+
+def test_nan_and_infinite_samples_give_finite_scores(tmp_path):
+    sound = click(2, at=CLAP)
+    sound[:, 10_000:10_100], sound[:, 20_000:20_100], sound[:, 30_000] = np.nan, np.inf, 1e30
+    path = clap(tmp_path / "a.mkv", sound=sound, sound_codec="pcm_f32le")
+    result = segment_video(Witness(), path, tmp_path / "out", fps=5.0)
+    assert len(result) == 10 and np.isfinite(result.scores).all()
+
+
+def test_a_growing_file_is_segmented_as_probed(tmp_path, monkeypatch):
+    path = make_clip(tmp_path / "a.ts", seconds=4, sound=tone(4), options={"g": "10"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    monkeypatch.setattr("icf_avs.inference.segment.probe", lambda *given: (probe(*given), path.write_bytes(data))[0])
+    result = segment_video(Witness(), path, tmp_path / "out")
+    overlay = probe(result.folder / "overlay.mp4")
+    assert result.video.duration < 3 and overlay.duration == pytest.approx(result.video.duration, abs=0.1)
+    document = json.loads((result.folder / "segmentation.json").read_text())
+    assert document["repaired"]["grown"] and document["frames"][-1]["end"] == pytest.approx(overlay.duration, abs=0.1)

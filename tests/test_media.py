@@ -227,3 +227,9 @@ def test_files_with_cancelling_channels_stay_audible(tmp_path, name, codec):
     assert infos[1].repaired.document() == {"cancelled_channels": pytest.approx(2, abs=0.1)}  # no block counts twice
     assert not infos[0].repaired.document()
     np.testing.assert_array_equal(read_video_audio(infos[1].path)[: 2 * MONO], opposite)
+
+
+def test_a_truncated_last_packet_is_reported(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", seconds=4, sound=tone(4), movie_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[:-60])
+    assert probe(path).repaired.document()["incomplete_packets"] == 1

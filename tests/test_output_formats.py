@@ -15,6 +15,7 @@ from clip_maker import HEIGHT, WIDTH, make_clip, tone
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from witness import Witness
 
 import icf_avs.__main__ as cli
@@ -277,3 +278,12 @@ def test_the_command_writes_the_same_files_again(semantic, capsys):
         assert printed == ["coco.json and frames/", "objects", "tracks.json", "sounds.srt"]
         contents.append({path: path.read_bytes() for path in semantic.folder.rglob("*") if path.is_file()})
     assert contents[0] == contents[1]  # and no temporary file is left
+
+
+def test_coco_annotations_load_as_results(semantic, capsys):
+    data = COCO(str(convert(semantic.folder, "coco")))
+    evaluation = COCOeval(data, data.loadRes(data.dataset["annotations"]), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == 1  # compared with itself
