@@ -26,7 +26,7 @@ def known_cells(class_map: Tensor, masks: Tensor) -> Tensor:
     return masks - area_share(class_map > 0, masks) < _ROUNDING
 
 
-def class_ids(class_map: Tensor) -> list[int]:
+def present_class_ids(class_map: Tensor) -> list[int]:
     """Ids of the classes in a map."""
     return [number for number in class_map.unique().tolist() if number > 0]
 
@@ -35,6 +35,6 @@ def class_shares(class_map: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Shares [B,T,1+classes,h,w] of background and classes; they add up to less than 1 where a class is unknown."""
     shares = masks.new_zeros(*masks.shape[:2], 1 + classes, *masks.shape[2:])
     shares[:, :, 0] = 1 - masks
-    for number in class_ids(class_map):
+    for number in present_class_ids(class_map):
         shares[:, :, number] = area_share(class_map == number, masks)
     return shares

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from icf_avs.atomic_io import make_once
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
+from icf_avs.evaluation.test_sets import default_sets
 from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic import scene_features as scene_features_module
 from icf_avs.synthetic.batches import make_batch, render_clip
@@ -133,3 +134,19 @@ def test_arrays_are_made_once_by_concurrent_callers(cache: Path) -> None:
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda _: make_once(cache / "two", make), range(2)))
     assert len(made) == 1 and contents(cache) == ["two"]
+
+
+def test_default_sets_are_written_by_one_caller_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, most = [], []
+
+    def write(*_: object, **__: object) -> None:
+        writing.append(1)
+        most.append(len(writing))
+        time.sleep(0.1)
+        writing.pop()
+
+    monkeypatch.setenv("ICF_CACHE", str(tmp_path))
+    monkeypatch.setattr("icf_avs.synthetic.benchmark.write_stamps", write)
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(default_sets, ["test"] * 3)) == [tmp_path / "stamps-test"] * 3
+    assert most == [1, 1, 1]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from icf_avs.encoders import onednn_layers
 from icf_avs.encoders.efficientnet_lite import InvertedResidual, SameConv
-from icf_avs.encoders.onednn_layers import PointConv, RowLinear, TokenLinear, fused_conv
+from icf_avs.encoders.onednn_layers import FewRowsLinear, PointConv, TokenLinear, fused_conv
 
 
 def check(found: Tensor, expected: Tensor) -> None:
@@ -35,7 +35,7 @@ def test_token_linear_and_gradients_equal_a_float64_product(shape: tuple[int, ..
 
 
 def test_exported_graphs_have_plain_operators() -> None:
-    network = nn.Sequential(TokenLinear(6, 6), RowLinear(6, 6)).eval().requires_grad_(False)
+    network = nn.Sequential(TokenLinear(6, 6), FewRowsLinear(6, 6)).eval().requires_grad_(False)
     program = torch.export.export(network, (torch.zeros(200, 6),), dynamic_shapes=({0: torch.export.Dim("rows")},))
     called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert called == ["aten.linear.default"] * 2 and program.module()(torch.zeros(3, 6)).shape == (3, 6)

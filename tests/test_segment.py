@@ -28,7 +28,7 @@ from icf_avs.media.video_reader import probe, read_frames
 from icf_avs.output.convert import convert
 from icf_avs.output.subtitles import subtitles
 from icf_avs.output.text_summary import tag_lines
-from icf_avs.serve.timeline import timeline
+from icf_avs.serve.timeline import timeline_html
 from icf_avs.types import Prediction
 
 
@@ -80,7 +80,7 @@ def test_the_tag_of_a_mask_is_in_every_output(tmp_path, weight, marked):
     shown = weight > 0 if marked else weight >= 0.05
     (frame,) = json.loads((result.folder / "segmentation.json").read_text())["frames"]
     assert [item["word"] for item in frame["heard"]][:1] == (["square"] if shown else [])
-    for text in (*tag_lines(result.frames), timeline(result.frames)):
+    for text in (*tag_lines(result.frames), timeline_html(result.frames)):
         assert ("square" in text) == shown and ("nothing" in text) == (not marked and not shown)
         assert ("a sound without a name" in text) == (marked and not shown)
     texts = [words for _, _, words in subtitles(result.frames)]

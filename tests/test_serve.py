@@ -38,7 +38,7 @@ from icf_avs.serve.audio_override import noise, of_clip, silence
 from icf_avs.serve.command import serving, sweep
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import run_inference
-from icf_avs.serve.timeline import timeline
+from icf_avs.serve.timeline import timeline_html
 from tools.make_picture import write_scene
 
 pytestmark = pytest.mark.full
@@ -206,7 +206,7 @@ def test_the_timeline_escapes_words_and_shows_the_most_probable():
         )
 
     many = tuple((f"word{number:02d}", 0.9 - number / 100) for number in range(20))
-    page = timeline([frame(0, (("<img src=x>", 0.95),), 0.25), frame(1, many, 0.001)])
+    page = timeline_html([frame(0, (("<img src=x>", 0.95),), 0.25), frame(1, many, 0.001)])
     assert "<img" not in page and "&lt;img src=x&gt;" in page
     assert "word10" in page and "word11" not in page  # at most twelve rows
     assert ">95</td>" in page and ">25</td>" in page and "><1</td>" not in page and ">&lt;1</td>" in page

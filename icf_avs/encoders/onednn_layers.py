@@ -47,7 +47,7 @@ class TokenLinear(nn.Linear):
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 
-class RowLinear(nn.Linear):
+class FewRowsLinear(nn.Linear):
     """Linear layer for few rows and a large matrix, [N,inputs] -> [N,outputs]: reads the weights only once."""
 
     def forward(self, x: Tensor) -> Tensor:

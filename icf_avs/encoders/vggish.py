@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from icf_avs.encoders.logmel_cnn import as_log_mel
-from icf_avs.encoders.onednn_layers import RowLinear
+from icf_avs.encoders.onednn_layers import FewRowsLinear
 from icf_avs.encoders.weights import released_file, weight_loading_errors
 from icf_avs.media.vggish_frontend import BANDS, WINDOW_FRAMES
 
@@ -41,7 +41,7 @@ class VGGish(nn.Module):
         self.features = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.cell = inputs * (BANDS // 16)  # features per time step of the last map, which has 6 steps
         widths = (self.cell * (WINDOW_FRAMES // 16), 4096, 4096, EMBEDDING)  # first matrix: 201 MB, memory-bound
-        linears = [[RowLinear(*sizes), nn.ReLU(inplace=True)] for sizes in pairwise(widths)]
+        linears = [[FewRowsLinear(*sizes), nn.ReLU(inplace=True)] for sizes in pairwise(widths)]
         self.embeddings = nn.Sequential(*chain.from_iterable(linears))
 
     def forward(self, mel: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from icf_avs.datasets.layouts import class_names
 from icf_avs.evaluation.evaluate import AUDIOS, evaluate_each
 from icf_avs.evaluation.evaluate_semantic import class_order, class_protocols, evaluate_semantic
 from icf_avs.evaluation.robustness.audio_reliance import Verdict, judge, worst
-from icf_avs.evaluation.robustness.negative_audio import without_donor
+from icf_avs.evaluation.robustness.negative_audio import missing_donor_reason
 from icf_avs.evaluation.robustness.runner import ALL, SCORE_NAMES, evaluate_robustness
 from icf_avs.evaluation.test_sets import EvaluationTask, set_folder
 from icf_avs.provenance import revision
@@ -72,7 +72,7 @@ def evaluate_command(
 
     def score(name: str, records: Sequence[ClipRecord], bar: Progress) -> None:
         say, total, audios = partial(bar.console.print, soft_wrap=True), len(records[:clips]), list(AUDIOS)
-        if (reason := without_donor(records, clips)) is not None:
+        if (reason := missing_donor_reason(records, clips)) is not None:
             say(f"{name}: no off-screen row, {reason}")
             audios.remove("offscreen")
         if not all(record.has_waveform for record in records):

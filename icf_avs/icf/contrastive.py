@@ -95,8 +95,8 @@ def positive_pairs(clips: ContrastInputs, settings: CDCL) -> Tensor:
 
 
 def distance(first: Gaussians, second: Gaussians, settings: CDCL) -> Tensor:
-    """Return D of eq. 15 for Gaussians that broadcast. "prototypes": of the means only; "features": frame by frame, exact
-    for clips of equal length.
+    """Return D of eq. 15 for Gaussians that broadcast. "prototypes": of the means only; "features": frame by frame,
+    exact for clips of equal length.
     """
     means = (first.mean - second.mean).square().sum(-1)
     if settings.measure == "prototypes":

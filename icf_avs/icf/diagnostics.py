@@ -13,7 +13,7 @@ from icf_avs.types import Batch
 _MARGIN = 1e-3  # of cosines
 
 
-def mean_pairwise_cosine(z: Tensor, valid: Tensor) -> Tensor:
+def mean_cosine_between_clips(z: Tensor, valid: Tensor) -> Tensor:
     """Return the mean cosine between texts z [b,T,d] of different clips; near 1: collapse. NaN for a single clip."""
     unit = all_gather_clips(_clip_embedding(z, valid))
     pairs = ~torch.eye(len(unit), dtype=torch.bool, device=z.device)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from icf_avs.encoders.text_encoders import TextEncoder, load_text_encoders
 from icf_avs.icf.check_features import FeatureCheck
 from icf_avs.icf.contrastive import ContrastInputs, DistributionContrast, positive_pairs
-from icf_avs.icf.diagnostics import audio_visual_auroc, class_change_rate, mean_pairwise_cosine, positive_pair_rate
+from icf_avs.icf.diagnostics import audio_visual_auroc, class_change_rate, mean_cosine_between_clips, positive_pair_rate
 from icf_avs.icf.implicit_text import ImplicitText, TextFusion
 from icf_avs.icf.losses import ICFLossWeights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import CounterfactualPool, SemanticCounterfactual, texts_of_other_clips
@@ -112,7 +112,7 @@ class ICF(nn.Module):
     ) -> dict[str, Tensor]:
         diagnostics = {}
         if clips.text is not None:
-            diagnostics["z cosine over clips"] = mean_pairwise_cosine(clips.text, clips.valid)
+            diagnostics["z cosine over clips"] = mean_cosine_between_clips(clips.text, clips.valid)
         if pool is not None and clips.text is not None:
             diagnostics["z* of another class"] = class_change_rate(clips.text, pool.texts, clips.valid, batch.sounding)
         if self.contrast is not None and self.cdcl is not None:

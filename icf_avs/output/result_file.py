@@ -75,7 +75,7 @@ def _frame_document(frame: FrameMask) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class SavedVideo:
+class SavedMediaInfo:
     """The part of MediaInfo that is stored in segmentation.json."""
 
     path: Path  # only the file name
@@ -97,7 +97,7 @@ class SavedVideo:
 
 
 def read_segmentation(folder: str | Path) -> Segmentation:
-    """Read the Segmentation that `icf segment` wrote to a folder; its `video` is a SavedVideo.
+    """Read the Segmentation that `icf segment` wrote to a folder; its `video` is a SavedMediaInfo.
 
     Times, areas and scores are rounded as in the file. Raises UserError if the folder has no complete result of this
     version.
@@ -125,7 +125,7 @@ def _segmentation(document: dict[str, Any], folder: Path) -> Segmentation:
     if width * height > MAX_PIXELS:
         raise ValueError(f"its frames are {width} x {height}, larger than 8K")
     file, duration, rate = _text(facts["file"]), _number(facts["duration"]), _number(facts["fps"])
-    video = SavedVideo(Path(file), duration, width, height, rate, dict(document.get("source", {})))
+    video = SavedMediaInfo(Path(file), duration, width, height, rate, dict(document.get("source", {})))
     categories = document.get("categories", ())
     names = tuple(_text(category["name"]) for category in categories)
     if [category["id"] for category in categories] != [*range(1, len(names) + 1)]:

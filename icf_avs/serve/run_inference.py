@@ -22,7 +22,7 @@ from icf_avs.output.text_summary import clock, no_word
 from icf_avs.results import FrameMask, Segmentation
 from icf_avs.serve.audio_override import noise, of_clip, silence
 from icf_avs.serve.limits import Limits
-from icf_avs.serve.timeline import timeline
+from icf_avs.serve.timeline import timeline_html
 
 AudioMode = Literal["own", "muted", "noise", "clip"]
 _PREVIEW = 320  # pixels, long side of an image in the gallery
@@ -108,7 +108,7 @@ def _page_result(result: Segmentation, query_note: str) -> PageResult:
     notes = f"{tags_note}{query_note}{missing_note}{repairs_note}"
     return PageResult(
         overlay=folder / "overlay.mp4",
-        words=timeline(result.frames),
+        words=timeline_html(result.frames),
         summary=f"Segmented in {segmented} of {counted(len(result), unit)}. {notes}",
         pictures=_pictures(result, folder),
         masks=_zip_masks(folder),

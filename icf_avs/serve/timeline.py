@@ -21,7 +21,7 @@ _HEADING = "<p>How sure the model is of each sound, and how much of the frame is
 _TAG_COLOUR, _MASK_COLOUR = "38, 110, 190", "230, 90, 20"  # RGB
 
 
-def timeline(frames: Sequence[FrameMask]) -> str:
+def timeline_html(frames: Sequence[FrameMask]) -> str:
     """Return HTML with the tags of each interval and the segmented share of the frame. Tags are HTML-escaped."""
     peaks: dict[str, float] = {}
     for frame in frames:

@@ -47,11 +47,11 @@ def _photographs_of(split: str) -> tuple[str, ...]:
     return tuple(name for name in list_photographs() if hash_decile(name) in _SPLITS[split])
 
 
-def sample_background(split: str, rng: np.random.Generator, generated: float) -> str:
-    """Draw a random reference of a split (`base_split`); `generated` is the share of coloured noise."""
+def sample_background(split: str, rng: np.random.Generator, noise_share: float) -> str:
+    """Draw a random reference of a split (`base_split`); `noise_share`: share of coloured noise."""
     split = base_split(split)
     choices = _photographs_of(split)
-    if choices and rng.random() >= generated:
+    if choices and rng.random() >= noise_share:
         return choices[rng.integers(len(choices))]
     while True:
         reference = f"noise:{rng.integers(_NOISES)}"

@@ -97,12 +97,12 @@ def make_batch(
     every, empty = torch.ones(sounds.shape[:2], dtype=torch.bool), torch.zeros(0)
     batch = Batch([], waves, empty, empty, every, every, sounds, shown)
     if with_images:
-        batch.masks, batch.class_map = mask_targets(torch.from_numpy(np.stack(maps)))
+        batch.masks, batch.class_map = mask_and_class_targets(torch.from_numpy(np.stack(maps)))
         batch.pyramid = features.levels(indices)
     return batch
 
 
-def mask_targets(class_map: Tensor) -> tuple[Tensor, Tensor]:
+def mask_and_class_targets(class_map: Tensor) -> tuple[Tensor, Tensor]:
     """Convert class ids of what sounds, [B,T,S/2,S/2], to the masks [B,T,S/4,S/4] and class_map of a Batch."""
     return F.avg_pool2d((class_map > 0).float(), MASK_STRIDE // MAP_STRIDE), class_map.long()
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icf_avs.synthetic.batches import mask_targets
+from icf_avs.synthetic.batches import mask_and_class_targets
 from icf_avs.types import Batch
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def open_vocab_batch(
                 for number in scene.objects_named(words.words[word]):
                     class_map[when, number] = word + 1
             maps.append(np.stack([row[numbers] for row, numbers in zip(class_map, objects, strict=True)]))
-    masks, class_map = mask_targets(torch.from_numpy(np.stack(maps)))
+    masks, class_map = mask_and_class_targets(torch.from_numpy(np.stack(maps)))
     levels, scores, probs = features.visual(indices)
     if noisy:
         levels = [_channel_dropout(level, rng) for level in levels]

@@ -16,7 +16,7 @@ import numpy as np
 
 from icf_avs.synthetic.catalog import NamedStamp, OpenVocabCatalog
 from icf_avs.synthetic.rendering import canvas_size, load_sprite, visible_shares
-from icf_avs.synthetic.scene import Camera, NamedObject, PlacedStamp, Scene, Shadow, hash_decile
+from icf_avs.synthetic.scene import Camera, OpenVocabObject, PlacedStamp, Scene, Shadow, hash_decile
 from icf_avs.synthetic.scene_sampler import (
     SPLIT_DECILES,
     ViewRanges,
@@ -51,15 +51,16 @@ class OpenVocabStyle:
     """Probabilities of the content of a scene. The tuple of counts is normalised."""
 
     num_objects: tuple[float, ...] = (0.25, 0.35, 0.25, 0.15)  # of 1, 2, 3, 4 words
-    group: float = 0.22  # that an object is a group of 2 to 8 stamps
-    audible: float = 0.6  # that an object is drawn from those that often sound
-    close: float = 0.0  # that one object fills the image or exceeds it
-    shadow: float = 0.0  # that all objects cast a shadow on the background
-    plain: float = 0.0  # that the background is one surface, such as a floor or a lawn
+    group_prob: float = 0.22  # that an object is a group of 2 to 8 stamps
+    audible_prob: float = 0.6  # that an object is drawn from those that often sound
+    close_prob: float = 0.0  # that one object fills the image or exceeds it
+    shadow_prob: float = 0.0  # that all objects cast a shadow on the background
+    plain_prob: float = 0.0  # that the background is one surface, such as a floor or a lawn
 
 
 DEFAULT = OpenVocabStyle()
-NATURAL = OpenVocabStyle(close=0.3, shadow=0.5, plain=0.35)  # like videos, for training; evaluation uses DEFAULT
+# Like videos, for training; evaluation uses DEFAULT.
+NATURAL = OpenVocabStyle(close_prob=0.3, shadow_prob=0.5, plain_prob=0.35)
 
 
 def sample_open_vocab_scene(
@@ -69,8 +70,8 @@ def sample_open_vocab_scene(
     check_request(split, OPEN_VOCAB_SPLITS, seconds)
     rng = np.random.default_rng([_STREAM, seed, OPEN_VOCAB_SPLITS.index(split), index])
     object_stamps = _draw_objects(catalog, split, style, rng)
-    close = style.close > 0 and rng.random() < style.close and len(object_stamps[0]) == 1
-    view = ViewRanges(lambda: _zoom(style, rng), 0.05, _GAINS, (0.5, 30), generated=0.1)
+    close = style.close_prob > 0 and rng.random() < style.close_prob and len(object_stamps[0]) == 1
+    view = ViewRanges(lambda: _zoom(style, rng), 0.05, _GAINS, (0.5, 30), noise_share=0.1)
     empty = draw_view(catalog.root, _HELD_OUT.get(split, split), index, seed, seconds, view, rng)
     times = [0.5] if seconds == 1 else visibility_times(seconds)
     scene = search_layout(
@@ -81,7 +82,7 @@ def sample_open_vocab_scene(
     objects = []
     for first, *_ in object_stamps:
         transfer = float(rng.uniform(0, 0.6)) if rng.random() < 0.6 else 0.0
-        objects.append(NamedObject(first.words, first.generic, first.class_name, transfer))
+        objects.append(OpenVocabObject(first.words, first.generic, first.class_name, transfer))
     camera = Camera(
         flip_background=bool(rng.random() < 0.5),
         gamma=float(np.exp(rng.uniform(-0.3, 0.3))) if rng.random() < 0.5 else 1.0,
@@ -90,7 +91,7 @@ def sample_open_vocab_scene(
         noise=float(rng.uniform(1, 10)) if rng.random() < 0.5 else 0.0,
     )
     shadow = None
-    if style.shadow > 0 and rng.random() < style.shadow:
+    if style.shadow_prob > 0 and rng.random() < style.shadow_prob:
         offset_x, offset_y = float(rng.normal(0, 0.08)), float(rng.uniform(-0.01, 0.1))
         shadow = Shadow(offset_x, offset_y, float(rng.uniform(0.003, 0.03)), float(rng.uniform(0.15, 0.65)))
     return replace(scene, objects=tuple(objects), camera=camera, shadow=shadow)
@@ -98,7 +99,7 @@ def sample_open_vocab_scene(
 
 def _zoom(style: OpenVocabStyle, rng: np.random.Generator) -> float:
     """Draw the zoom: a small part of a photograph, enlarged, looks like one surface; its scale is log-uniform."""
-    if style.plain > 0 and rng.random() < style.plain:
+    if style.plain_prob > 0 and rng.random() < style.plain_prob:
         return np.exp(rng.uniform(*np.log(_PLAIN_ZOOM)))
     return rng.uniform(*_ZOOM)
 
@@ -117,7 +118,7 @@ def _draw_objects(
             # The first object of a held-out scene is held out, and so are half of the others.
             unknown = split in _HELD_OUT and (not object_stamps or rng.random() < 0.5)
             pool = catalog.held_out if unknown else known
-            if rng.random() < style.audible:
+            if rng.random() < style.audible_prob:
                 pool = tuple(stamp for stamp in pool if stamp.class_name or set(stamp.generic) & _AUDIBLE) or pool
             used_families = {copies[0].family for copies in object_stamps}
             # Family, then word, then stamp, because there are 24 flowers and one violin.
@@ -125,7 +126,7 @@ def _draw_objects(
             word = _choice(sorted({stamp.word for stamp in pool if stamp.family == family}), rng)
             same_word = [stamp for stamp in pool if stamp.word == word and stamp.family == family]
             first = _choice(same_word, rng)
-            copies = int(rng.integers(2, 9)) if rng.random() < style.group else 1
+            copies = int(rng.integers(2, 9)) if rng.random() < style.group_prob else 1
             # Copies of one stamp, or of all stamps of its word.
             choices = [first] if rng.random() < 0.5 else [s for s in same_word if s.generic == first.generic]
             object_stamps.append((first, *(_choice(choices, rng) for _ in range(copies - 1))))

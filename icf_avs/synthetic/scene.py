@@ -55,7 +55,7 @@ class PlacedStamp:
 
 
 @dataclass(frozen=True)
-class NamedObject:
+class OpenVocabObject:
     """An object of an open-vocabulary scene: one or several stamps of one word."""
 
     words: tuple[str, ...]  # the usual word first
@@ -109,7 +109,7 @@ class Scene:
     jpeg_quality: int = 0  # 0: none
     stamps: tuple[PlacedStamp, ...] = ()
     object_of: tuple[int, ...] = ()
-    objects: tuple[NamedObject, ...] = ()
+    objects: tuple[OpenVocabObject, ...] = ()
     camera: Camera = Camera()
     shadow: Shadow | None = None
 

@@ -59,7 +59,7 @@ class ViewRanges:
     pan_speed: float
     gains: tuple[tuple[float, float], tuple[float, float]]
     jpeg: tuple[float, int]
-    generated: float  # share of generated backgrounds
+    noise_share: float  # share of backgrounds that are coloured noise
 
 
 def sample_scene(
@@ -80,7 +80,7 @@ def sample_scene(
     )  # two stamps of a class share one
     spans = {cls: _draw_spans(int(seconds), style, rng) for cls in voices}
     stems = [(stem, cls, spans[cls] if cls and sounds else ()) for stem, cls, sounds in drawn_stamps]
-    view = ViewRanges(lambda: rng.uniform(0.55, 1.0), 0.04, ((0.75, 1.2), (0.92, 1.08)), (0.3, 35), generated=0.12)
+    view = ViewRanges(lambda: rng.uniform(0.55, 1.0), 0.04, ((0.75, 1.2), (0.92, 1.08)), (0.3, 35), noise_share=0.12)
     scene = draw_view(catalog.root, split, index, seed, int(seconds), view, rng)
 
     def lay_out(shrink: float) -> Scene:
@@ -110,7 +110,7 @@ def draw_view(
     return Scene(
         root, split, index, seed, seconds,
         aspect=float(rng.choice(_ASPECTS, p=(0.25, 0.3, 0.35, 0.1))),
-        background=sample_background(split, rng, view.generated),
+        background=sample_background(split, rng, view.noise_share),
         zoom=float(view.zoom()),
         pan_x=float(rng.random()),
         pan_y=float(rng.random()),

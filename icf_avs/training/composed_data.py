@@ -47,7 +47,7 @@ class ComposedData:
     """Base class of the two data sets of composed scenes."""
 
     config: TrainConfig
-    evaluated_batches: int  # validation batches scored during a run
+    num_val_batches: int  # validation batches scored during a run
     licence = "weights Apache-2.0; learnt from Tux Paint stamps (GPL-2 and the licences of single items)"
 
     def validation(self) -> Iterator[Batch]:
@@ -60,7 +60,7 @@ class ComposedData:
 
     def evaluator(self) -> Evaluator:
         """Return an evaluator: G-mIoU at the best offset on the first batches. It leaves the model calibrated to it."""
-        batches = list(islice(self.validation(), self.evaluated_batches))
+        batches = list(islice(self.validation(), self.num_val_batches))
 
         def evaluator(model: SegmentationModel) -> dict[str, float]:
             calibration = calibrate(model, batches)
@@ -74,7 +74,7 @@ class ComposedData:
 class StampsData(ComposedData):
     """Images and clips for each training stage, and clips for validation."""
 
-    evaluated_batches = 2
+    num_val_batches = 2
     origin = "composed Stamps scenes (tuxpaint-stamps-default), not natural video"
 
     def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:
@@ -158,7 +158,7 @@ class StampsData(ComposedData):
 class OpenVocabData(ComposedData):
     """Images, clips and validation scenes with words, and the tagger's predictions for recordings."""
 
-    evaluated_batches = 8
+    num_val_batches = 8
     origin = "composed word scenes (tuxpaint-stamps-default), not natural video"
 
     def __init__(self, config: TrainConfig, stamps: Path | None, workers: int, report: Report) -> None:

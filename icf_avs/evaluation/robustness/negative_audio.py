@@ -120,7 +120,7 @@ def donors(records: Sequence[ClipRecord], index: int) -> list[int]:
     return found
 
 
-def without_donor(records: Sequence[ClipRecord], clips: int | None) -> str | None:
+def missing_donor_reason(records: Sequence[ClipRecord], clips: int | None) -> str | None:
     """Return why one of the first `clips` clips has no off-screen sound; None if all have one."""
     sounds = {frozenset(record.sounding) for record in records if record.sounding}
     for record in records[:clips]:

@@ -32,7 +32,7 @@ from icf_avs.mask_losses import bce_loss, dice_loss, semantic_loss
 from icf_avs.networks.guided import GuidedOutput
 from icf_avs.networks.guided_parts.joint_embedding import Gaussian, JointEmbedding
 from icf_avs.networks.pooling import grid_means
-from icf_avs.soft_class_targets import area_share, class_ids, class_shares
+from icf_avs.soft_class_targets import area_share, class_shares, present_class_ids
 from icf_avs.types import Batch
 
 Negatives = tuple[Gaussian, Tensor]  # Gaussians [b,k,d], negatives of anchor b only; [b,k] bool: where they are used
@@ -178,7 +178,7 @@ def pixel_reading_loss(logits: Tensor, class_map: Tensor, masks: Tensor, frame_m
     log_probability = logits.log_softmax(2)
     coarse = F.adaptive_avg_pool2d(masks, (logits.shape[-2], logits.shape[-1]))
     cost, weight = torch.zeros_like(coarse), torch.zeros_like(coarse)
-    for class_id in class_ids(class_map):
+    for class_id in present_class_ids(class_map):
         class_share = area_share(class_map == class_id, coarse) * frame_mask[..., None, None]
         cost, weight = cost - class_share * log_probability[:, :, class_id - 1], weight + class_share
     return masked_mean(cost / weight.clamp(min=1e-6), weight)
