@@ -128,7 +128,7 @@ def _avsbench_record(
     scenes: dict[str, dict],
     classes_by_clip: dict[str, frozenset[str]] | None,
 ) -> ClipRecord:
-    """Return the record of a clip of S4 or MS3. named: classes by clip, from AVSS metadata."""
+    """Return the record of a clip of S4 or MS3. classes_by_clip: from the metadata of AVSS."""
     split = row["split"]
     if layout == "S4":
         name, inner, data, stem = row["name"], f"{split}/{row['category']}", root / "s4_data", f"{row['name']}_"
