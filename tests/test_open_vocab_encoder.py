@@ -126,3 +126,10 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest
         (tmp_path / voc_segmenter.FILE).write_bytes(content)
         with pytest.raises(UserError, match=r"weights of the VOC segmenter are damaged .*SHA-256"):
             load_segmenter()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, "text"])
+def test_a_file_of_something_else_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="not the weights of EfficientNet-Lite0"):
+        load_efficientnet_lite0(tmp_path / "weights.pth")

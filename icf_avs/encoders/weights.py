@@ -45,7 +45,11 @@ REVISIONS: dict[str, str | None] = {
     "OpenGVLab/pvt_v2_b5": None,
     "microsoft/swin-base-patch4-window7-224-in22k": None,
 }
-_INVALID_FILE_ERRORS = (SafetensorError, UnpicklingError)
+# Of files that are not readable, are no weights, or are those of another network.
+_LOAD_ERRORS = (
+    OSError, EOFError, ValueError, LookupError, RuntimeError, AttributeError, TypeError, SafetensorError,
+    UnpicklingError,
+)  # fmt: skip
 _DOWNLOAD_TIMEOUT = 30.0  # seconds; timeout of a download
 
 
@@ -143,7 +147,7 @@ def weight_loading_errors(path: Path, what: str, advice: str = "delete it and ge
     """Turn errors while a weights file is read into a UserError."""
     try:
         yield
-    except (OSError, EOFError, ValueError, LookupError, RuntimeError, AttributeError, *_INVALID_FILE_ERRORS) as error:
+    except _LOAD_ERRORS as error:
         raise UserError(f"{path}: not the weights of {what} ({type(error).__name__}); {advice}") from error
 
 
