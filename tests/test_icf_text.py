@@ -153,6 +153,22 @@ def test_a_bank_keeps_the_texts_that_match_best(encoder):
     torch.testing.assert_close(pull, 1 - best.values.mean(1))
 
 
+def test_revised_texts_are_the_next_best_and_softmax_takes_the_mean_of_all(encoder):
+    """Of five texts two are selected, two are a revision, and one is left over."""
+    torch.manual_seed(0)
+    bank = PseudoWordBank("audio", encoder, replace(SMALL, batch_norm=False), 24).eval()
+    given, every = torch.randn(1, 5, 24), torch.ones(1, 5, dtype=torch.bool)
+    revised = bank(given, every, revise=True).revised
+    texts = encoder("An audio of [ ]", bank.words).detach()
+    similarity = torch.nn.functional.cosine_similarity(bank.match(given[0])[:, None], texts[None], dim=-1)
+    groups = similarity.argsort(-1, descending=True)[:, 2:4].unflatten(-1, (1, 2))
+    torch.testing.assert_close(revised, bank.project(texts)[groups][None], rtol=1e-3, atol=1e-4)
+    assert not revised.requires_grad
+    bank.settings = replace(bank.settings, selection="softmax")
+    weights = (similarity / SMALL.selection_temperature).softmax(-1)
+    torch.testing.assert_close(bank(given, every).texts[0, :, 0], bank.project(weights @ texts), rtol=1e-3, atol=1e-4)
+
+
 def test_words_learn_and_the_text_encoder_does_not(encoder):
     torch.manual_seed(0)
     before = copy.deepcopy(encoder.model.state_dict())
