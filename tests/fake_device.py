@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
@@ -48,9 +48,6 @@ class Placed(Tensor):
     is_cuda = property(lambda self: self.place.type == "cuda")
     is_mps = property(lambda self: self.place.type == "mps")
     is_cpu = property(lambda self: False)
-
-    def __repr__(self, **_: Any) -> str:
-        return f"Placed({self.values_on_cpu}, {self.place})"
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         return self.values_on_cpu.__reduce_ex__(protocol)
@@ -158,8 +155,6 @@ class _Pretend(TorchFunctionMode):
             return args[0].values_on_cpu.tolist()
         if func is F.one_hot and isinstance(args[0], Placed):  # makes a tensor internally, which is not intercepted
             return Placed(func(args[0].values_on_cpu, *args[1:], **kwargs), args[0].place)
-        if func is Tensor.new_tensor and isinstance(args[0], Placed):
-            return Placed(func(args[0].values_on_cpu, *args[1:], **kwargs), args[0].place)
         if kwargs.get("device") is not None and (place := self._found(kwargs["device"])) == self.place:
             made = func(*args, **kwargs | {"device": CPU})
             return made if isinstance(made, Placed) else Placed(made, place).requires_grad_(made.requires_grad)
@@ -181,33 +176,30 @@ class _Pretend(TorchFunctionMode):
         return func(moved, **changes) if changes else moved
 
 
+_ANSWERS = {
+    "is_available": True, "is_built": True, "device_count": 1, "current_device": 0, "set_device": None,
+    "get_device_name": "pretended",
+}  # fmt: skip
+
+
 @contextmanager
 def pretended(name: str = "cuda:0") -> Iterator[torch.device]:
     """Simulate a device of this name in the block and in threads started in it."""
-    place = torch.device(name)
-    run = threading.Thread.run
+    place, run = torch.device(name), threading.Thread.run
 
     def run_pretending(thread: threading.Thread) -> None:
         with _Pretend(place):
             run(thread)
 
-    there = partial(bool, True)
-    patches = [patch.object(threading.Thread, "run", run_pretending)]
-    if place.type == "cuda":
-        found = {"is_available": there, "device_count": lambda: 1, "current_device": lambda: 0}
-        found |= {"set_device": lambda device: None, "get_device_name": lambda *_: "pretended"}
-        patches += [patch.object(torch.cuda, name, new) for name, new in found.items()]
-    else:
-        patches += [patch.object(torch.backends.mps, name, there) for name in ("is_available", "is_built")]
+    backend = torch.cuda if place.type == "cuda" else torch.backends.mps
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
-    with _Pretend(place):
-        for one in patches:
-            one.start()
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(threading.Thread, "run", run_pretending))
+        for attribute, value in _ANSWERS.items():
+            if hasattr(backend, attribute):
+                stack.enter_context(patch.object(backend, attribute, lambda *_, value=value: value))
         # Module.to() makes new parameters: a plain one cannot become a Placed in place.
         torch.__future__.set_overwrite_module_params_on_conversion(True)
-        try:
-            yield place
-        finally:
-            torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
-            for one in patches:
-                one.stop()
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
+        stack.enter_context(_Pretend(place))
+        yield place

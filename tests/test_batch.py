@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -21,21 +20,13 @@ from clip_maker import click, make_clip, tone
 from tagger_weights import published_weights
 
 import icf_avs
-from icf_avs.batch import command
 from icf_avs.batch.command import corpus_command
 from icf_avs.batch.job import JobSettings, build_settings, cached_segmenter, segment_job
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.batch.worker_pool import run_processes
 from icf_avs.checkpoint.source import find_checkpoint
-from icf_avs.cli.parser import build_parser
-from icf_avs.encoders.voc_segmenter import WITHOUT_SEGMENTER
 from icf_avs.errors import UserError
-from icf_avs.inference import pretrained
-from icf_avs.inference.command import segment_command
-from icf_avs.inference.segment import segment_video
-from icf_avs.output.result_file import read_segmentation
-from icf_avs.serve.limits import Limits
-from icf_avs.serve.run_inference import run_inference
+from icf_avs.types import Missing
 
 pytestmark = pytest.mark.full
 
@@ -51,11 +42,9 @@ def corpus(tmp_path_factory):
     make_clip(root / "day" / "a.mp4", seconds=2, sound=tone(2))
     make_clip(root / "b, c.mp4", seconds=2, sound=click(2, at=0.5))
     make_clip(root / "long.mp4", seconds=12, sound=tone(12))
-    segmenter = icf_avs.load("stamps")
-    alone = {}
+    segmenter, alone = icf_avs.load("stamps"), {}
     for name, fps in (("day/a.mp4", 1.0), ("b, c.mp4", 2.0), ("long.mp4", 1.0)):
-        given = segmenter.predictor, root / name, root / "alone", fps, THRESHOLD
-        folder = segment_video(*given, checkpoint=segmenter.name).folder
+        folder = segmenter.segment(root / name, root / "alone", fps, THRESHOLD).folder
         alone[name] = (folder / "segmentation.json").read_bytes()
     assert any(frame["area"] for text in alone.values() for frame in json.loads(text)["frames"])
     return root, alone
@@ -69,6 +58,10 @@ def settings():
 def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
     path.write_text("".join(f"{line}\n" for line in lines), encoding=encoding)
     return path
+
+
+def one_job(path: Path, out: Path, settings: JobSettings):
+    return read_manifest(write(path, "video", "day/a.mp4"), out, settings)[0]
 
 
 def failures(out: Path) -> list[list[str]]:
@@ -92,39 +85,34 @@ def test_rows_become_jobs(tmp_path):
     assert first.settings == SETTINGS and second.settings == replace(SETTINGS, fps=2.5, audio_track=2)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "no column `video`"),
-        ("file\na.mp4\n", "no column `video`"),
-        ("video;fps\na.mp4;1\n", "comma-separated"),
-        ("video,video\na.mp4,b.mp4\n", "2 columns `video`"),
-        ("video\n", "lists no video"),
-        ("video,fsp\na.mp4,2\n", "column `fsp`; did you mean fps\\?"),
-        ("video,notes\na.mp4,x\n", "column `notes`; remove it"),
-        ("video,fps\n,1\n", "line 2: names no video"),
-        ("video\n..\x00\n", "line 2"),
-        ("video\na.mp4,1\n", "line 2: has 2 cells"),
-        ("video,fps\na.mp4,fast\n", "line 2: 'fast'"),
-        ("video,audio_track\n\na.mp4,0\n", "line 3: '0': want an integer"),
-        ('video\n"a.mp4\n', "is not CSV"),
-        ("video\na.mp4\nsub/A.mkv\n", "line 3: would write the same folder as line 2"),
-        ("video,out\na.mp4,x/y\nb.mp4,x\n", "inside the folder of line 3"),
-        ("video,out\na.mp4,../x\n", "below --out"),
-        ("video,out\na.mp4,.\n", "below --out"),
-        ("video,out\na.mp4,/x\n", "below --out"),
-        ("video,out\na.mp4,failures.csv\n", "the same folder as the report"),
-        ("video\nmine.mp4\n", "holds something other"),
-        (b"video\n\xff.mp4\n", "not UTF-8"),
-        (None, "cannot be read"),
-    ],
-)
-def test_invalid_manifests_are_refused(text, words, tmp_path):
+INVALID = {  # tables, and a part of the error
+    "": "no column `video`",
+    "video,video\na.mp4,b.mp4\n": "2 columns `video`",
+    "video\n": "lists no video",
+    "video,fsp\na.mp4,2\n": "column `fsp`; did you mean fps\\?",
+    "video,fps\n,1\n": "line 2: names no video",
+    "video\n..\x00\n": "line 2",
+    "video\na.mp4,1\n": "line 2: has 2 cells",
+    "video,audio_track\n\na.mp4,0\n": "line 3: '0': want an integer",
+    'video\n"a.mp4\n': "is not CSV",
+    "video\na.mp4\nsub/A.mkv\n": "line 3: would write the same folder as line 2",
+    "video,out\na.mp4,x/y\nb.mp4,x\n": "inside the folder of line 3",
+    "video,out\na.mp4,../x\n": "below --out",
+    "video,out\na.mp4,.\n": "below --out",
+    "video,out\na.mp4,failures.csv\n": "the same folder as the report",
+    "video\nmine.mp4\n": "holds something other",
+    b"video\n\xff.mp4\n": "not UTF-8",
+    None: "cannot be read",
+}
+
+
+@pytest.mark.parametrize("text", INVALID)
+def test_invalid_manifests_are_refused(text, tmp_path):
     (tmp_path / "out" / "mine").mkdir(parents=True)
     path = tmp_path / "m.csv"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=words) as raised:
+    with pytest.raises(UserError, match=INVALID[text]) as raised:
         read_manifest(path, tmp_path / "out", SETTINGS)
     assert "m.csv" in str(raised.value) or "mine" in str(raised.value)
 
@@ -162,7 +150,14 @@ def test_which_results_count_as_done(corpus, settings, tmp_path):
     assert segment_job(job, tmp_path) is None and job.is_done()
     for change in ({"fps": 2.0}, {"threshold": 0.3}, {"semantic": True}, {"audio_track": 1}, {"digest": "0"}):
         assert not replace(job, settings=replace(settings, **change)).is_done(), change
-    assert replace(job, settings=replace(settings, checkpoint="moved.safetensors")).is_done()
+    for change in ({"checkpoint": "moved.safetensors"}, {"device": "cuda"}):
+        assert replace(job, settings=replace(settings, **change)).is_done(), change
+    record = job.folder / "made_from.json"
+    made, lacking = json.loads(record.read_text()), replace(settings, missing=(Missing("the ears", "hears less"),))
+    assert replace(job, settings=lacking).is_done(), "a whole result stays when a part goes missing"
+    record.write_text(json.dumps(made | {"without": ["the ears"]}))
+    assert not job.is_done() and replace(job, settings=lacking).is_done()
+    record.write_text(json.dumps(made))
     status = os.stat(video)
     os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert not job.is_done()
@@ -174,82 +169,34 @@ def test_which_results_count_as_done(corpus, settings, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "m.csv", "out"]
 
 
-def test_a_result_without_the_segmenter_says_so_and_is_redone_with_it(corpus, tmp_path, monkeypatch, capsys):
-    """Checkpoint natural, its segmenter weights first unavailable, then available."""
-    video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
-    (tmp_path / "weights").mkdir()
-    shutil.copy(published_weights(), tmp_path / "weights")
-    path, out = write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out"
-
-    def job():
-        cached_segmenter.cache_clear()
-        return read_manifest(path, out, build_settings("natural", 1.0, 0.5, False, None))[0]
-
-    def made_with():
-        return json.loads((out / "a" / "segmentation.json").read_text())["made_with"]
-
-    with monkeypatch.context() as patch:
-        patch.setenv("ICF_WEIGHTS_DIR", str(tmp_path / "weights"))
-        patch.setenv("TORCH_HOME", str(tmp_path / "none"))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        without = job()
-        assert segment_job(without, tmp_path) is None and without.is_done()
-        (part,) = made_with()["without"]
-        assert "segmenter" in part["part"] and "less reliably" in part["effect"]
-        assert read_segmentation(out / "a").missing == (WITHOUT_SEGMENTER,)
-        segmenter = cached_segmenter("natural")
-        patch.setattr(pretrained, "load", lambda checkpoint, device: segmenter)
-        segment_command([video], tmp_path / "one", None, 1.0, 0.5)
-        assert f"made without {part['part']}: {part['effect']}" in capsys.readouterr().out
-        assert f"Made without {part['part']}" in run_inference(segmenter, video, tmp_path, Limits()).summary
-    there = job()
-    assert not there.is_done() and segment_job(there, tmp_path) is None and there.is_done()
-    weights = find_checkpoint("natural")[0].read_bytes()
-    made = made_with()
-    assert made.pop("versions").keys() == {"icf-avs", "torch", "av"}
-    assert made == {
-        "checkpoint": {"name": "natural", "sha256": hashlib.sha256(weights).hexdigest()},
-        "encoders": {"visual": "efficientnet-lite0-evidence", "audio": "efficientat"}, "threshold": 0.5, "without": [],
-    }  # fmt: skip
-    assert without.is_done(), "a whole result stays when a part goes missing"
-    cached_segmenter.cache_clear()
-
-
-def kill_one_in_the_middle(out: Path, killed: list[int]) -> None:
-    """SIGKILL the process of the long video once it has written a mask."""
+def await_mask(out: Path, number: int) -> None:
+    """Wait until a process of a run has written this mask of a video."""
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        children = multiprocessing.active_children()
-        if children and any(out.glob(".icf-*/new/*/new/.icf-*/new/masks/000003.png")):
-            os.kill(children[0].pid, signal.SIGKILL)
-            killed.append(children[0].pid)
-            return
+    while not any(out.glob(f".icf-*/new/*/new/.icf-*/new/masks/{number:06d}.png")):
+        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def test_a_killed_process_loses_no_video(corpus, settings, tmp_path, monkeypatch):
+def test_a_killed_process_loses_no_video(corpus, settings, tmp_path):
     root, alone = corpus
-    out, killed, told = tmp_path / "out", [], []
+    out, killed = tmp_path / "out", []
 
-    def overheard(*args, **options):
-        for job, error in run_processes(*args, **options):
-            told.append((job.name, error))
-            yield job, error
+    def kill_one_in_the_middle():
+        await_mask(out, 3)
+        (child,) = multiprocessing.active_children()
+        child.kill()
+        killed.append(child)
 
-    monkeypatch.setattr(command, "run_processes", overheard)
-    killer = threading.Thread(target=kill_one_in_the_middle, args=(out, killed))
+    killer = threading.Thread(target=kill_one_in_the_middle)
     killer.start()
     corpus_command(write(root / "long.csv", "video", "long.mp4", "day/a.mp4"), out, settings, jobs=1)
     killer.join()
-    assert killed and [name for name, _ in told] == ["long.mp4", "day/a.mp4", "long.mp4"]
-    assert "was ended by SIGKILL" in told[0][1] and [error for _, error in told[1:]] == [None, None]
-    assert documents(out) == {"long": alone["long.mp4"], "a": alone["day/a.mp4"]}
+    assert killed and documents(out) == {"long": alone["long.mp4"], "a": alone["day/a.mp4"]}
     assert sorted(os.listdir(out)) == ["a", "failures.csv", "long"] and failures(out) == [["video", "error"]]
 
 
 def test_processes_that_cannot_load_the_model(corpus, tmp_path, capfd):
-    (job,) = read_manifest(write(corpus[0] / "x.csv", "video", "day/a.mp4"), tmp_path, SETTINGS)
-    job = replace(job, settings=replace(SETTINGS, checkpoint="none.safetensors"))
+    job = one_job(corpus[0] / "x.csv", tmp_path, replace(SETTINGS, checkpoint="none.safetensors"))
     with pytest.raises(UserError, match="while they loaded the model"):
         list(run_processes([job], 2, tmp_path))
 
@@ -258,20 +205,14 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_cleans_up(corpus, setti
     root, _ = corpus
     out = tmp_path / "out"
     path = write(root / "killed.csv", "video", "long.mp4")
-    line = ["segment", "--manifest", str(path), "--out", str(out), "--jobs", "1", "--threshold", str(THRESHOLD)]
-    line += ["--checkpoint", "stamps"]
-    environment = os.environ | {"PYTHONPATH": str(Path(icf_avs.__file__).parents[1])}
-    run = subprocess.Popen([sys.executable, "-m", "icf_avs", *line], env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 300
-    while not any(out.glob(".icf-*/new/*/new/.icf-*/new/masks/000001.png")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    line = f"segment --manifest {path} --out {out} --jobs 1 --threshold {THRESHOLD} --checkpoint stamps".split()
+    run = subprocess.Popen([sys.executable, "-m", "icf_avs", *line], stderr=subprocess.PIPE)
+    await_mask(out, 1)
     run.kill()
     run.communicate(timeout=30)  # until its worker has closed the pipe too
     assert [name[:5] for name in os.listdir(out)] == [".icf-"]
-
-    path = write(root / "next.csv", "video", "day/a.mp4")
-    assert segment_job(read_manifest(path, out, settings)[0], tmp_path) is None
-    corpus_command(path, out, settings)
+    assert segment_job(one_job(root / "next.csv", out, settings), tmp_path) is None
+    corpus_command(root / "next.csv", out, settings)
     assert sorted(os.listdir(out)) == ["a", "failures.csv"]
 
 
@@ -286,43 +227,19 @@ def test_two_local_ray_workers_write_what_one_process_does(corpus, settings, tmp
     assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
 
 
-@pytest.mark.ray
-def test_an_unreachable_ray_cluster_is_reported_at_once(corpus, settings, tmp_path):
-    path = write(corpus[0] / "nobody.csv", "video", "day/a.mp4")
-    with pytest.raises(UserError, match="no cluster can be reached"):
-        corpus_command(path, tmp_path / "out", settings, ray_address="127.0.0.1:1")
-
-
 def test_words_apply_to_a_whole_manifest(corpus, tmp_path, monkeypatch):
     """Words unknown to the model are refused before any work; other words are part of a job's record."""
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
-    for words, told in (("thunder", "nothing to segment: thunder: no visible"), ("gitar", "did you mean guitar")):
-        with pytest.raises(UserError, match=told):
-            build_settings("natural", 1.0, 0.5, False, None, words)
-    path = write(corpus[0] / "words.csv", "video", "day/a.mp4")
-    jobs = [
-        read_manifest(path, tmp_path, build_settings("natural", 1.0, 0.5, False, None, words))[0]
-        for words in ("barking; violins", None)
-    ]
+    with pytest.raises(UserError, match="did you mean guitar"):
+        build_settings("natural", 1.0, 0.5, False, None, "gitar")
+    dogs, every = (build_settings("natural", 1.0, 0.5, False, None, words) for words in ("barking; violins", None))
+    jobs = [one_job(corpus[0] / "words.csv", tmp_path, each) for each in (dogs, every)]
     assert segment_job(jobs[0], tmp_path) is None and [job.is_done() for job in jobs] == [True, False]
-    found = json.loads((tmp_path / "a" / "segmentation.json").read_text())["made_with"]
-    assert found["words"] == ["dog", "violin"]
+    made = json.loads((tmp_path / "a" / "segmentation.json").read_text())["made_with"]
+    digest = hashlib.sha256(find_checkpoint("natural")[0].read_bytes()).hexdigest()
+    assert made.pop("versions").keys() == {"icf-avs", "torch", "av"}
+    assert made == {
+        "checkpoint": {"name": "natural", "sha256": digest}, "threshold": 0.5, "without": [],
+        "encoders": {"visual": "efficientnet-lite0-evidence", "audio": "efficientat"}, "words": ["dog", "violin"],
+    }  # fmt: skip
     cached_segmenter.cache_clear()
-
-
-def test_missing_ray_is_reported(corpus, settings, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "icf_avs.batch.ray_workers", raising=False)
-    path = write(corpus[0] / "noray.csv", "video", "day/a.mp4")
-    with pytest.raises(UserError, match=r"icf-avs\[ray\]"):
-        corpus_command(path, tmp_path / "out", settings, ray_address="local")
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [("", "no video"), ("a.mp4 --manifest m.csv", "not both")],  # more in test_cli_contracts.py
-)
-def test_conflicting_options_are_refused(line, words):
-    args = build_parser().parse_args(["segment", "--out", "o", *line.split()])
-    with pytest.raises(UserError, match=words):
-        args.run(args)

@@ -58,13 +58,10 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def frames(video: Path) -> np.ndarray:
-    return np.stack([image for _, image in read_frames(video, (number / 25 for number in range(160)))])
-
-
-@pytest.fixture(scope="module")
-def sound(video: Path) -> np.ndarray:
-    return np.concatenate([*audio_blocks(probe(video), RATE)], axis=1)
+def arrays(video: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and audio of the video."""
+    frames = [image for _, image in read_frames(video, (number / 25 for number in range(160)))]
+    return np.stack(frames), np.concatenate([*audio_blocks(probe(video), RATE)], axis=1)
 
 
 def check_same(found: Segmentation, expected: Segmentation) -> None:
@@ -81,47 +78,44 @@ def check_same(found: Segmentation, expected: Segmentation) -> None:
 
 
 @pytest.mark.parametrize("fps", [1.0, 3.0])
-def test_arrays_give_the_masks_of_the_file(video: Path, frames: np.ndarray, sound: np.ndarray, fps: float) -> None:
-    expected, told = SEGMENTER.segment(video, fps=fps), []
-    found = SEGMENTER.segment(
-        frames, fps=fps, frame_rate=25, audio=sound, sample_rate=RATE, progress=lambda *now: told.append(now)
-    )
+def test_arrays_give_the_masks_of_the_file(video: Path, arrays: tuple, fps: float) -> None:
+    expected, told, (frames, sound) = SEGMENTER.segment(video, fps=fps), [], arrays
+    rates = {"fps": fps, "frame_rate": 25, "sample_rate": RATE}
+    found = SEGMENTER.segment(frames, audio=sound, progress=lambda *now: told.append(now), **rates)
     check_same(found, expected)
     assert told == [(done, len(found)) for done in range(1, len(found) + 1)] and found.folder is None
-    given = torch.from_numpy(frames), torch.from_numpy(sound)
-    check_same(SEGMENTER.segment(given[0], fps=fps, frame_rate=25, audio=given[1], sample_rate=RATE), expected)
-    one_by_one = iter(frames)
-    check_same(SEGMENTER.segment(one_by_one, fps=fps, frame_rate=25, audio=sound, sample_rate=RATE), expected)
+    check_same(SEGMENTER.segment(torch.from_numpy(frames), audio=torch.from_numpy(sound), **rates), expected)
+    check_same(SEGMENTER.segment(iter(frames), audio=sound, **rates), expected)
 
 
-def test_pairs_of_frame_and_audio_equal_the_file(video: Path, frames: np.ndarray, sound: np.ndarray) -> None:
+def test_pairs_of_frame_and_audio_equal_the_file(video: Path, arrays: tuple) -> None:
     """Except that channels are simply averaged: where they cancel each other, nothing is left."""
-    pairs = zip(frames, np.split(sound, 160, axis=1), strict=True)
+    frames, sound = arrays
+    found = SEGMENTER.segment(zip(frames, np.split(sound, 160, axis=1), strict=True), sample_rate=RATE)
     if len(sound) == 1:
-        check_same(SEGMENTER.segment(pairs, sample_rate=RATE), SEGMENTER.segment(video))
+        check_same(found, SEGMENTER.segment(video))
     else:
-        assert not SEGMENTER.segment(pairs, sample_rate=RATE).heard[1]
+        assert not found.heard[1]
 
 
 def test_bytes_and_binary_files_are_read_as_the_file(video: Path, tmp_path: Path) -> None:
     expected = SEGMENTER.segment(video)
-    check_same(SEGMENTER.segment(video.read_bytes()), expected)
     check_same(SEGMENTER.segment(io.BytesIO(video.read_bytes())), expected)
+    assert SEGMENTER.segment(video.read_bytes(), tmp_path).folder.name == "video"
     with video.open("rb") as file:
         result = SEGMENTER.segment(file, tmp_path)
     check_same(result, expected)
     assert result.folder == tmp_path / "loud"
     source = json.loads((result.folder / "segmentation.json").read_text())["source"]
     assert source.keys() == {"bytes", "sha256"} and source["bytes"] == video.stat().st_size
-    assert SEGMENTER.segment(video.read_bytes(), tmp_path).folder.name == "video"
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-def test_given_audio_replaces_that_of_the_video(video: Path, frames: np.ndarray, tmp_path: Path, as_file: bool) -> None:
+def test_given_audio_replaces_that_of_the_video(video: Path, arrays: tuple, tmp_path: Path, as_file: bool) -> None:
     time = np.arange(round(6.4 * RATE)) / RATE
     other = (3000 * np.sin(2 * np.pi * 300 * time)).astype(np.int16)
     audio: dict = {"audio": other, "sample_rate": RATE}
-    expected = SEGMENTER.segment(frames, frame_rate=25, **audio)
+    expected = SEGMENTER.segment(arrays[0], frame_rate=25, **audio)
     if as_file:
         sound = (other / 32768).astype(np.float32)[None]
         path = make_clip(tmp_path / "other.mkv", seconds=6.4, sound=sound, sound_codec="pcm_s16le")
@@ -144,24 +138,18 @@ RATES = {"frame_rate": 8, "sample_rate": RATE}
     [
         (IMAGE, RATES, "give their audio="),
         (IMAGE.astype(np.float32), {"audio": SOUND, **RATES}, "float32 .8, 48, 64, 3.; give RGB as uint8"),
-        (IMAGE[0], {"audio": SOUND, **RATES}, r"\[T, H, W, 3\]"),
         (IMAGE, {"audio": SOUND.reshape(-1, 2), **RATES}, r"\[n\] or \[channels, n\]"),
-        (IMAGE, {"audio": SOUND > 0, **RATES}, "bool"),
         (IMAGE, {"audio": SOUND, "sample_rate": RATE}, "frame_rate is None"),
-        (IMAGE, {"audio": SOUND, "frame_rate": 8}, "sample_rate is None"),
         (IMAGE, {"audio": SOUND, **RATES, "fps": 0}, "fps is 0"),
         (IMAGE, {"audio": SOUND, **RATES, "out": "out"}, "video files"),
         (IMAGE, {"audio": SOUND, **RATES, "words": "dog"}, "sound tagger"),
         (IMAGE, {"audio": SOUND, **RATES, "semantic": True}, "without a class head"),
         (iter([]), {"sample_rate": RATE}, "no frame came"),
-        (iter([(IMAGE[0], None)]), {"sample_rate": RATE}, "no sound came"),
         (iter([(IMAGE[0], SOUND), (IMAGE[0, 1:], SOUND), (None, SOUND)]), {"sample_rate": RATE}, "one size"),
         (b"no video", {}, "^the bytes: not a video"),
         (None, {}, "the video is None; give a path"),
-        (3, {}, "the video is 3; give a path"),
         (iter([IMAGE[0]]), {"sample_rate": RATE}, "a ndarray is no pair; give pairs"),
         (IMAGE, {"audio": SOUND + np.nan, **RATES}, "NaN or infinite"),
-        (iter([(IMAGE[0], SOUND + np.inf)]), {"sample_rate": RATE}, "NaN or infinite"),
     ],
 )  # fmt: skip
 def test_wrong_inputs_give_a_one_line_error(video: object, options: dict, told: str) -> None:
@@ -170,33 +158,19 @@ def test_wrong_inputs_give_a_one_line_error(video: object, options: dict, told: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", [iter([IMAGE[0]]), None])
-def test_a_stream_takes_pairs(source: object) -> None:
-    with pytest.raises(UserError, match="give pairs of a frame and the sound"):
-        list(SEGMENTER.stream(source, RATE))
-
-
 def test_threads_share_a_segmenter(video: Path) -> None:
     segmenter = icf_avs.load("stamps")
     settings = [{"threshold": 0.1}, {"threshold": 0.9}, {"fps": 2.0}, {}]
-    alone = [segmenter.segment(video, **setting) for setting in settings]
+    alone = [segmenter.segment(video, **setting).frames for setting in settings]
     with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(lambda setting: segmenter.segment(video, **setting), settings))
-    for one, other in zip(together, alone, strict=True):
-        assert one.frames == other.frames
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lossless video of a sounding fire truck."""
-    folder = tmp_path_factory.mktemp("scene")
-    return lossless(folder / "clip.mkv", truck_scene(folder))
+        assert alone == list(threads.map(lambda setting: segmenter.segment(video, **setting).frames, settings))
 
 
 @pytest.mark.parametrize("checkpoint", ["stamps", "natural"])
-def test_the_client_program_has_thirty_lines_and_runs(scene: Path, checkpoint: str) -> None:
-    assert len(PROGRAM.read_text().splitlines()) <= 30
-    done = subprocess.run([sys.executable, PROGRAM, scene, checkpoint], capture_output=True, text=True, check=True)
+def test_the_client_program_runs(tmp_path: Path, checkpoint: str) -> None:
+    """On a lossless video of a sounding fire truck."""
+    video = lossless(tmp_path / "clip.mkv", truck_scene(tmp_path))
+    done = subprocess.run([sys.executable, PROGRAM, video, checkpoint], capture_output=True, text=True, check=True)
     assert not done.stderr
     first, *lines = done.stdout.splitlines()
     assert first.endswith("IoU with the file's 1.0") and float(first.split("%")[0]) > 1
@@ -237,11 +211,7 @@ def test_segmentation_json_fits_its_schema(video: Path, tmp_path: Path, everythi
     assert ("categories" in document) == ("words" in document["made_with"]) == everything
     assert document.get("repaired", {}).get("joined_files", 1) == 1 + everything
     assert document["made_with"]["versions"]["icf-avs"] == icf_avs.__version__
-    wrong = json.loads(json.dumps(document))
-    del wrong["video"]["start"]
-    wrong["made_with"]["threshold"] = 2
-    wrong["frames"][1]["area"], wrong["frames"][2]["more"] = "large", 1
-    assert sorted(faults(wrong, SCHEMA)) == [
-        "$.frames[1].area: is no number", "$.frames[2]: has more", "$.made_with.threshold: exclusiveMaximum",
-        "$.video: lacks start",
-    ]  # fmt: skip
+    del document["video"]["start"]
+    document["frames"][1]["area"], document["frames"][2]["more"] = "large", 1
+    wrong = ["$.frames[1].area: is no number", "$.frames[2]: has more", "$.video: lacks start"]
+    assert sorted(faults(document, SCHEMA)) == wrong

@@ -1,69 +1,135 @@
-"""Checkpoint `stamps` on real photographs and recordings, also from the command line."""
+"""The shipped checkpoints: `stamps` on unseen scenes, `natural` on a video and on photographs; and `icf demo`."""
 
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from listener import loads
 from PIL import Image
+from tagger_weights import published_weights
 
 import icf_avs
+from icf_avs import demo
 from icf_avs.__main__ import main
-from icf_avs.checkpoint.serialization import read_recipe
-from icf_avs.datasets.clip_files import write_mp4
 from icf_avs.datasets.layouts import read_set
 from icf_avs.evaluation.evaluate import evaluate
-from icf_avs.media.audio_file import read_audio
-from icf_avs.synthetic.asset_packages import stamps_root
-from icf_avs.synthetic.backgrounds import list_photographs, load_background
+from icf_avs.mask_predictor import MaskPredictor
+from icf_avs.media.images import resize_frames
+from icf_avs.serve.limits import Limits
+from icf_avs.serve.run_inference import run_inference
+from icf_avs.synthetic import asset_packages
 from icf_avs.synthetic.benchmark import write_stamps
-
-CHECKPOINTS = sorted((Path(icf_avs.__file__).parent / "pretrained").glob("*.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    root = tmp_path_factory.mktemp("stamps")
-    write_stamps(root, seed=5, test=10, video=False, workers=1)
-    return read_set(root / "Multi-sources", "test")
+from icf_avs.types import ClipSpec, Prediction
+from tools.make_picture import write_scene
 
 
-@pytest.fixture(scope="module")
-def model():
-    return icf_avs.load("stamps").predictor
+def iou(one, other) -> float:
+    return float((one & other).sum() / (one | other).sum())
 
 
-def test_checkpoints_are_small_and_record_their_recipe():
-    assert CHECKPOINTS
-    assert sum(path.stat().st_size for path in CHECKPOINTS) < 20e6
-    for path in CHECKPOINTS:
-        recipe = read_recipe(path)
-        assert recipe["command"].startswith("icf train") and recipe["licence"] and "seed" in recipe["config"]
-
-
-def test_stamps_uses_the_audio(model, records):
+def test_stamps_uses_the_audio(tmp_path):
     """On ten unseen scenes, a model that ignores audio could not reach both scores."""
+    write_stamps(tmp_path, seed=5, test=10, video=False, workers=1)
+    model, records = icf_avs.load("stamps").predictor, read_set(tmp_path / "Multi-sources", "test")
     heard, offscreen = (evaluate(model, records, audio)["strict"] for audio in ("true", "offscreen"))
     assert heard["miou"] > 0.5
     assert offscreen["miou"] < 0.2
     assert evaluate(model, records, "silence")["strict"]["fpr"] < 0.02
 
 
-def test_a_photograph_with_real_speech_runs_through_the_command(tmp_path):
-    """A photograph of a place with a speech recording, not a composed scene."""
-    speech = read_audio(sorted(stamps_root().glob("animals/mammals/dogs/*_desc*.ogg"))[0], 16_000)[0]
-    picture = np.asarray(load_background(list_photographs()[0]).resize((640, 360)))
-    seconds = max(1, round(len(speech) / 16_000))
-    samples = np.resize(speech, seconds * 16_000)
-    video = tmp_path / "speech.mp4"
-    write_mp4(video, [picture] * 25 * seconds, (640, 360), np.round(samples * 32767).astype(np.int16))
-    assert main(["segment", str(video), "--out", str(tmp_path / "out"), "--fps", "2", "--checkpoint", "stamps"]) == 0
-    result = tmp_path / "out" / "speech"
-    told = json.loads((result / "segmentation.json").read_text())
-    masks = sorted((result / "masks").glob("*.png"))
-    assert len(masks) == len(told["frames"]) == 2 * seconds
-    assert np.asarray(Image.open(masks[0])).shape == (360, 640)
-    assert (result / "overlay.mp4").stat().st_size and (result / "sheet.png").stat().st_size
-    assert told["checkpoint"] == "stamps"
+@pytest.fixture(scope="module")
+def segmenter():
+    path = published_weights()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
+        yield icf_avs.load("natural")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, catalog):
+    """A video of a fire truck, a seahorse and a lobster; the truck sounds for three of five seconds. And its masks."""
+    video = tmp_path_factory.mktemp("scene") / "truck.mp4"
+    return video, write_scene(video, ClipSpec()).masks > 0
+
+
+def test_an_object_is_segmented_while_it_sounds(segmenter, scene):
+    video, truth = scene
+    result = segmenter.segment(video)
+    assert dict(result.heard[1])["fire truck"] > 0.2
+    assert all(iou(result.masks[second], truth[second]) > 0.5 for second in range(3))
+    assert np.all(result.areas[3:] < 0.01)
+
+
+def test_words_restrict_what_is_segmented(segmenter, scene, tmp_path):
+    words = "Siren; thunder", "dogs"
+    siren, dogs = (run_inference(segmenter, scene[0], tmp_path, Limits(), words=each).summary for each in words)
+    assert siren.startswith("Segmented in 3 of 5 seconds.")
+    assert "siren: emergency vehicle" in siren and "thunder: no visible object" in siren
+    assert dogs == "Segmented in 0 of 5 seconds. None of the sounds asked for. dogs: dog."
+
+
+@pytest.mark.parametrize(
+    ("stem", "said", "not_said"),
+    [
+        ("people/fireman240a", "male person", "dog"),
+        ("animals/mammals/dogs/dog", "dog", "female person"),
+        ("vehicles/masstransit/green_korean_bus", "bus", "sheep"),
+    ],
+)
+def test_a_photograph_is_segmented_for_its_word_only(segmenter, stem, said, not_said):
+    """Cut-out photographs on plain green."""
+    predictor, side, model = segmenter.predictor, 448, segmenter.predictor.model
+    stamp = Image.open(asset_packages.stamps_root() / f"{stem}.png").convert("RGBA")
+    scale = 0.7 * side / max(stamp.size)
+    stamp = stamp.resize((round(stamp.width * scale), round(stamp.height * scale)))
+    picture, mask = Image.new("RGB", (side, side), (120, 150, 90)), Image.new("L", (side, side))
+    corner = (side - stamp.width) // 2, (side - stamp.height) // 2
+    picture.paste(stamp, corner, stamp)
+    mask.paste(stamp.getchannel("A"), corner)
+    frames = torch.from_numpy(np.array(picture))[None, None]
+    words = torch.zeros(2, 1, 1, len(model.classes))
+    words[0, ..., model.classes.index(said)] = words[1, ..., model.classes.index(not_said)] = 0.9
+    with torch.inference_mode():
+        scales, valid = predictor.encode(frames), torch.ones(1, 1, dtype=torch.bool)
+        answers = [predictor.segment(scales, model.network.encode_audio(word, tags=True), valid) for word in words]
+        logits = torch.cat([answer.logits for answer in answers])
+    half = resize_frames(torch.from_numpy(np.array(mask.convert("RGB")))[None], logits.shape[-1])[0, ..., 0] > 127
+    own, other = (logits[:, 0] > 0).unbind()
+    assert iou(own, half) > 0.6 and other.float().mean() < 0.02
+
+
+@pytest.mark.full
+def test_exported_files_segment_without_the_package(segmenter, scene, tmp_path):
+    assert main(["export", "natural", "--out", str(tmp_path)]) == 0
+    example = Path(__file__).parents[1] / "examples" / "onnx_segment.py"
+    command = [sys.executable, example, tmp_path / "natural.onnx", scene[0], tmp_path / "masks"]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    found = np.stack([np.asarray(Image.open(path)) > 0 for path in sorted((tmp_path / "masks").iterdir())])
+    expected = segmenter.segment(scene[0]).masks
+    assert found.shape == expected.shape and iou(found, expected) > 0.99
+
+
+class MarksEverything(MaskPredictor):
+    spec, classes = ClipSpec(), ("dog", "cat")
+
+    def predict(self, frames, waves):
+        heard = torch.tensor([[0.9, 0.1]]).repeat(len(frames), 1)
+        return Prediction(torch.ones(len(frames), 8, 8), heard, self.classes)
+
+
+def test_demo(tmp_path, monkeypatch, capsys):
+    """With one clip and a model that marks everything, so that its score is known."""
+    loads(MarksEverything(), monkeypatch)
+    monkeypatch.setattr(demo, "CLIPS", 1)
+    demo.demo_command(tmp_path)
+    printed = capsys.readouterr().out
+    (record,) = read_set(tmp_path / "stamps/Multi-sources", "test")
+    masks = record.load().masks
+    assert f" {masks[masks.any((1, 2))].mean():.2f} " in printed and "dog" in printed
+    folder = tmp_path / "segmented" / record.name
+    assert {path.name for path in folder.iterdir()} >= {"overlay.mp4", "sheet.png", "segmentation.json", "masks"}
