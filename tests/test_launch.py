@@ -1,9 +1,13 @@
-"""`accelerate launch -m icf_avs train` with two CPU processes: the losses of one, and only one of them writes."""
+"""Training in processes of its own: `accelerate launch -m icf_avs train` with two CPU processes has the losses of one,
+and only one of them writes; a killed run resumes.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +20,9 @@ from safetensors.torch import load_file
 from icf_avs.checkpoint.serialization import read_recipe
 
 pytestmark = pytest.mark.full
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+kill_training = importlib.import_module("kill_training")
 
 # The command line with small recipes `tiny` and `tiny-baseline`.
 MODULE = """
@@ -78,3 +85,14 @@ def test_two_processes_have_the_losses_of_one(recipe: str, source: Path, tmp_pat
     weights = load_file(tmp_path / "two" / f"{recipe}.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
     assert listing(tmp_path / "two") == listing(tmp_path / "one")
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """A short run of benchmarks/kill_training.py, with kill times from another seed."""
+    kill_training.run(tmp_path / "unbroken")
+    chance = random.Random(11)
+    for _ in range(2):
+        reached, whole = kill_training.killed(tmp_path / "killed", chance)
+        assert whole, f"after step {reached}"
+    kill_training.run(tmp_path / "killed")
+    assert kill_training.differences(tmp_path / "killed", tmp_path / "unbroken") == []
