@@ -207,8 +207,11 @@ def short(config: TrainConfig, **changes: object) -> TrainConfig:
     return replace(config, model=model, icf=icf, spec=spec, steps=2, batch=2 * spec.frames, **changes)
 
 
-@pytest.mark.parametrize(("name", "folder"), [("s4-pvt", "Single-source"), ("ms3-r50", "Multi-sources"),
-                                              ("avss-swin", "AVSS")])  # fmt: skip
+@pytest.mark.parametrize(("name", "folder"), [
+    ("ms3-r50", "Multi-sources"),
+    pytest.param("s4-pvt", "Single-source", marks=pytest.mark.full),
+    pytest.param("avss-swin", "AVSS", marks=pytest.mark.full),
+])  # fmt: skip
 def test_a_full_size_recipe_trains_and_loads(name: str, folder: str, sets: Path, tmp_path: Path, monkeypatch) -> None:
     use_reduced_encoders(monkeypatch)
     config, source = short(RECIPES[name](), checkpoint_every=1), sets / folder

@@ -93,7 +93,9 @@ def test_files_of_a_run(straight: Path, data: StampsData) -> None:
     assert json.loads((straight / "recipe.json").read_text())["config"] == recipe["config"]
 
 
-@pytest.mark.parametrize(("every", "after"), [(2, 4), (4, 6), (5, 9)])
+@pytest.mark.parametrize(
+    ("every", "after"), [(2, 4), pytest.param(4, 6, marks=pytest.mark.full), pytest.param(5, 9, marks=pytest.mark.full)]
+)
 def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straight: Path, tmp_path: Path) -> None:
     """Interrupted during audio pretraining, right after it, and during mask training."""
     config = replace(RUN, checkpoint_every=every)
