@@ -30,6 +30,7 @@ from icf_avs.encoders.vggish import VGGish
 from icf_avs.inference.predictor import Predictor
 from icf_avs.mask_rle import encode
 from icf_avs.media.images import resize_frames
+from icf_avs.networks.pixel_decoder import LightPixelDecoder
 from icf_avs.output.video_writer import _AAC, _ENCODER
 from icf_avs.training.train_module import TrainModule
 
@@ -71,6 +72,10 @@ def _layers(encoder: Encoder, side: int) -> Iterator[tuple[str, str, str, Way, W
     yield f"linear-{encoder.name}", linears, "s/5 frames", lambda: visual(frames), lambda: plain(frames)
     yield "linear-vggish", linears, "s/5 windows", lambda: vggish(mel), lambda: rows(mel)
     yield "channels-last-vggish", "channels first", "s/5 windows", lambda: vggish(mel), lambda: contiguous(mel)
+    decoder = LightPixelDecoder(visual.channels, 256).eval()
+    pyramid = visual(frames)
+    first = [level.contiguous() for level in pyramid]
+    yield "channels-last-pyramid", "channels first", "s/5 frames", lambda: decoder(pyramid), lambda: decoder(first)
     yield (
         "pointwise-convolution", "PyTorch's convolution", "s/5 maps",
         lambda: pointwise(maps, kernel, None), lambda: F.conv2d(maps, kernel),

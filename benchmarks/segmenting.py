@@ -1,13 +1,14 @@
 """(c) Time of `icf segment` as a whole process, and (g) its memory, by video length and masks per second, at 720p.
 
 Every frame of the video has a mask, except in rows with "empty". Time per second of video is compared with real time,
-and for longer videos with the shortest: a ratio of 1 or more means linear time. Memory of longer videos is compared in
-the same way. A process is run once per turn; ten minutes have one turn. `stamps` is run at all rates, and `natural`,
-which needs its audio weights, at one mask per second.
+with decoding and encoding alone, and for longer videos with the shortest: a ratio of 1 or more means linear time.
+Memory of longer videos is compared in the same way. A process is run once per turn; ten minutes have one turn. `stamps`
+is run at all rates, and `natural`, which needs its audio weights, at one mask per second.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from benchmarks.processes import Finished, finished
 from benchmarks.table import Row
 from benchmarks.turns import Machine, row
 from benchmarks.videos import HEIGHT, LOOP, WIDTH, pattern_loop, scene_loop, write_video
+from icf_avs.output.video_writer import _ENCODER
 
 MOST_MEMORY = 1100.0  # MB per process
 ONE_TURN = 300  # seconds of video from which one turn is enough
@@ -53,7 +55,7 @@ def _segmenting(
             for run in (run for length in lengths for run in runs[length]):
                 masks, found = map(int, re.findall(r"(\d+) masks? .*?(\d+) with something", run.printed)[0])
                 assert found >= LEAST_MASKS * masks, run.printed
-            yield from _rows(machine, _label(checkpoint, f"{rate:g}fps"), runs)
+            yield from _rows(machine, _label(checkpoint, f"{rate:g}fps"), runs, _transcoded(machine, videos))
         checkpoint, rate = asked[0]
         longest = lengths[-1]
         video = write_video(pattern_loop(place / "pattern.mp4", *size, loop), place / "empty.mp4", longest)
@@ -67,12 +69,14 @@ def _label(checkpoint: str, name: str) -> str:
     return name if checkpoint == "stamps" else f"{checkpoint}-{name}"
 
 
-def _rows(machine: Machine, label: str, runs: dict[int, list[Finished]]) -> Iterator[Row]:
+def _rows(machine: Machine, label: str, runs: dict[int, list[Finished]], alone: dict[int, Finished]) -> Iterator[Row]:
     shortest, first = next(iter(runs.items()))
     for length, found in runs.items():
         name, short = f"segment-{label}-{length}s", f"{shortest} s of video"
         peaks = [run.peak for run in found]
         yield row(name, [run.wall / length for run in found], [1.0] * len(found), "real time", machine, "s/s of video")
+        first_turn, least = [found[0].wall / length], [alone[length].wall / length]
+        yield row(name, first_turn, least, "decoding and encoding alone", machine, "s/s of video")
         yield row(f"{name}-memory", peaks, [MOST_MEMORY] * len(peaks), "limit", machine, "MB")
         if length != shortest:
             # From the second length on: cost of additional video, without the start of the process.
@@ -92,6 +96,15 @@ def _runs(machine: Machine, videos: dict[int, Path], checkpoint: str, rate: floa
             if not turn or length < ONE_TURN:
                 runs[length].append(_run(machine, path, checkpoint, rate))
     return runs
+
+
+def _transcoded(machine: Machine, videos: dict[int, Path]) -> dict[int, Finished]:
+    """Decode and encode each video without a model."""
+    options = json.dumps(_ENCODER)
+    return {
+        length: finished(machine, "-m", "benchmarks.transcoding", str(path), str(path.parent / "alone.mp4"), options)
+        for length, path in videos.items()
+    }
 
 
 def _run(machine: Machine, path: Path, checkpoint: str, rate: float) -> Finished:

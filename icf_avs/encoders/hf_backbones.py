@@ -103,7 +103,8 @@ class PyramidBackbone(nn.Module):
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         images = (frames.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.scale
-        return list(self.network(images).feature_maps)
+        # Decoders convolve the maps: given channels first, as by PVTv2 and Swin, they would copy them in every layer.
+        return [level.contiguous(memory_format=torch.channels_last) for level in self.network(images).feature_maps]
 
     def set_clip_length(self, frames: int) -> None:
         """Set the number of frames per clip for the next batch."""

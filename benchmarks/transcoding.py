@@ -1,0 +1,51 @@
+"""python -m benchmarks.transcoding VIDEO OUT OPTIONS: decode a video and encode it with these options (JSON) of x264.
+
+Without model and masks, this is the least that any program must do that writes such an overlay video. The sound is
+copied. Decoding and encoding have a thread each.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+from threading import Thread
+
+import av
+from av.video.frame import PictureType
+
+AHEAD = 50  # decoded frames that wait at most
+
+
+def transcode(source: str, target: str, options: dict[str, str]) -> None:
+    frames: queue.Queue[av.VideoFrame | None] = queue.Queue(AHEAD)
+
+    def decode() -> None:
+        with av.open(source) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for frame in container.decode(video=0):
+                frames.put(frame)
+        frames.put(None)
+
+    Thread(target=decode, daemon=True).start()
+    with av.open(source) as sound, av.open(target, "w") as container:
+        rate = sound.streams.video[0].average_rate
+        video = container.add_stream("libx264", rate=rate, options=options)
+        audio = container.add_stream_from_template(sound.streams.audio[0])
+        first = frames.get()
+        assert first is not None
+        video.width, video.height, video.pix_fmt, video.thread_count = first.width, first.height, "yuv420p", 1
+        frame: av.VideoFrame | None = first
+        while frame is not None:
+            frame.pict_type = PictureType.NONE
+            container.mux(video.encode(frame))
+            frame = frames.get()
+        container.mux(video.encode(None))
+        for packet in sound.demux(audio=0):
+            if packet.size:
+                packet.stream = audio
+                container.mux(packet)
+
+
+if __name__ == "__main__":
+    transcode(*sys.argv[1:3], json.loads(sys.argv[3]))
