@@ -52,10 +52,13 @@ def spread(values: list[float]) -> str:
 
 
 def rows_table(lines: list[Line]) -> list[Line]:
-    """Return a line for each row that has runs."""
+    """Return a line for each row that has runs. Raises UserError if those of a row differ in more than the seed."""
     table = []
     for name, row in ROWS.items():
         runs = [line for line in lines if line["row"] == name]
+        if len({run["config_hash"] for run in runs}) > 1:
+            steps = ", ".join(sorted({run["steps"] for run in runs}, key=int))
+            raise UserError(f"{name}: its runs have different settings (steps: {steps}); keep those of one setting")
         if runs:
             cells = {score: spread([float(run[score]) for run in runs]) for score in SHOWN}
             facts = {"row": name, "answers": row.answers, "seeds": str(len(runs)), "steps": runs[0]["steps"]}

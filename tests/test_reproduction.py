@@ -76,6 +76,8 @@ def test_summary_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         RUNS.replace(table, (line["row"], line["seed"]), [line])
     summary_command(table, tmp_path)
     assert (tmp_path / "reproduction.png").stat().st_size > 5_000 and (tmp_path / "reproduction_pairs.csv").exists()
+    with pytest.raises(UserError, match=r"all: its runs have different settings \(steps: 300, 400\)"):
+        rows_table([*lines, a_run("all", 3, 0.4, steps=300)])
     with pytest.raises(UserError, match="has no run yet"):
         summary_command(tmp_path / "none.csv", tmp_path)
 
