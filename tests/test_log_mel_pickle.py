@@ -108,7 +108,7 @@ def tensor_of(blob: bytes, offset: int = 0, size: tuple = (1, 1, 96, 64), stride
         (pickle.dumps(torch.zeros(5, 96, 64)), "holds no tensor"),
         (pickle.dumps(torch.zeros(5, 1, 96, 64, dtype=torch.float64)), "float64"),
         (pickle.dumps(torch.full((5, 1, 96, 64), torch.nan)), "not all finite"),
-        (b"ctorch._utils\n_rebuild_tensor_v2\n}S'a'\nI1\nsb.", "no log-mel pickle"),  # would change what comes later
+        (b"ctorch._utils\n_rebuild_tensor_v2\nNb.", r"\(98\)"),  # the operation BUILD, which changes an object
         (b"\x80\x02Nr\xff\xff\xff\xff.", "holds no tensor"),  # makes the unpickler in C allocate 64 GB
         (bytes(9 << 20), "more than log-mel windows take"),
     ],
