@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from icf_avs.encoders.hf_backbones import BACKBONES, load_backbone
 from icf_avs.encoders.registry import embed_names
 from icf_avs.errors import UserError
 
-transformers = pytest.importorskip("transformers")
 SHALLOW = (1, 1, 2, 1)
 every_name = pytest.mark.parametrize("name", BACKBONES)
 
