@@ -79,7 +79,6 @@ def test_python(small: Path):
     assert len(names["result"]) == 6 and names["same"].masks.shape == (3, 240, 320)
 
 
-@pytest.mark.full
 def test_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names = run_document(read("docs/PLUG_IN.md"))

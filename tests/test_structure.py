@@ -103,7 +103,6 @@ def package_frames() -> list[str]:
     return [f"{Path(frame.filename).relative_to(package)}:{frame.name}" for frame in ours]
 
 
-@pytest.mark.full
 def test_depth_from_the_command_to_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stacks: list[list[str]] = []
 
