@@ -49,21 +49,20 @@ def tone(seed: int, seconds: float, rate: int = 16_000) -> np.ndarray:
     return np.round(9000 * np.sin(2 * np.pi * 300 * (seed + 1) * time)).astype(np.int16)
 
 
-def log_mel(samples: np.ndarray) -> np.ndarray:
-    """The audio front end of PROTOCOLS in NumPy: int16 [n] -> float32 [windows, 1, 96, 64]."""
-    signal = samples / 32768
-    count = 1 + (len(signal) - 400) // 160
+def log_mel_steps(signal: np.ndarray) -> np.ndarray:
+    """The audio front end of PROTOCOLS in NumPy: [n] -> float64 [steps of 10 ms, 64]."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
-    spectrum = np.abs(np.fft.rfft(np.stack([signal[160 * i :][:400] * hann for i in range(count)]), 512))
-    mel = 1127 * np.log(1 + np.linspace(0, 8000, 257) / 700)
+    spectrum = np.abs(np.fft.rfft([signal[at : at + 400] * hann for at in range(0, len(signal) - 399, 160)], 512))
+    mel = 1127 * np.log(1 + np.arange(257) * 31.25 / 700)
     edges = np.linspace(*(1127 * np.log(1 + np.array([125, 7500]) / 700)), 66)
-    weights = np.zeros((257, 64))
-    for band in range(64):
-        low, middle, high = edges[band : band + 3]
-        weights[:, band] = np.maximum(0, np.minimum((mel - low) / (middle - low), (high - mel) / (high - middle)))
-    weights[0] = 0
-    steps = np.log(spectrum @ weights + 0.01)
-    return steps[: count // 96 * 96].reshape(-1, 1, 96, 64).astype(np.float32)
+    weights = [1 - np.abs(mel - middle) / (edges[1] - edges[0]) for middle in edges[1:-1]]
+    return np.log(spectrum @ np.maximum(0, weights).T + 0.01)
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    """int16 [n] -> float32 [windows, 1, 96, 64]."""
+    steps = log_mel_steps(samples / 32768)
+    return steps[: len(steps) // 96 * 96].reshape(-1, 1, 96, 64).astype(np.float32)
 
 
 def write_pickle(path: Path, samples: np.ndarray, windows: int = 5) -> None:
@@ -170,19 +169,11 @@ def write_avss(
         for k, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
             write_picture(root / f"{label}/{uid}/frames/{k}.jpg", frame)
             if k == 0 or (label, split) != ("v1s", "train"):
-                write_picture(root / f"{label}/{uid}/labels_semantic/{k}.png", mask)
-                colours = np.zeros((*mask.shape, 3), np.uint8)
-                colours[mask > 0] = colour(value)
-                write_picture(root / f"{label}/{uid}/labels_rgb/{k}.png", colours)
+                for labels in ("semantic", "rgb"):  # the colours of the second are not read
+                    write_picture(root / f"{label}/{uid}/labels_{labels}/{k}.png", mask)
         write_wav(root / f"{label}/{uid}/audio.wav", clip.samples)
         written.append(clip)
     return written
-
-
-def colour(number: int) -> list[int]:
-    """PASCAL VOC colour of a class id: its bits go to red, green, blue in turn, highest channel bit first."""
-    digits = f"{number:024b}"[::-1]
-    return [int(digits[channel::3].ljust(8, "0"), 2) for channel in range(3)]
 
 
 def write_left_third(path: Path, value: int, size: tuple[int, int] = OWN_SIZE) -> None:

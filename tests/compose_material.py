@@ -16,7 +16,8 @@ SIZE = 320, 240
 
 
 def write_material(root: Path, catalog: Catalog, pictures: dict[str, str], sounds: dict[str, str]) -> None:
-    """Write twelve images of two objects each as coco/, their first objects also as photos/; recordings as ESC-50/.
+    """Write twelve images of two objects each as coco/, their first objects also as photos/; as ESC-50/ recordings, of
+    which each is there in two files.
 
     pictures, sounds: class names to write, by class of the catalog.
     """
@@ -54,8 +55,9 @@ def write_material(root: Path, catalog: Catalog, pictures: dict[str, str], sound
     rows = []
     for kind, category in sounds.items():
         known = catalog.sound_class(kind)
-        for reference in (*known.recordings, *known.cross_recordings)[:3]:
-            name = f"{kind}-{len(rows)}{Path(reference.rsplit(':', 1)[-1]).suffix or '.ogg'}"
-            (root / "ESC-50/audio" / name).write_bytes(catalog.read_recording(reference))
-            rows.append((name, category, f"src{len(rows)}"))
+        for number, reference in enumerate((*known.recordings, *known.cross_recordings)[:3]):
+            for part in "ab":
+                name = f"{kind}-{number}{part}{Path(reference.rsplit(':', 1)[-1]).suffix or '.ogg'}"
+                (root / "ESC-50/audio" / name).write_bytes(catalog.read_recording(reference))
+                rows.append((name, category, f"{kind}-{number}"))
     write_table(root / "ESC-50/meta/esc50.csv", "filename,category,src_file", rows)

@@ -1,4 +1,4 @@
-"""The code blocks of the documents run, on small files and with small networks."""
+"""The commands and the Python of documents run, on small files and with small networks."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from avsbench_fixtures import NAMES, read_table, write_avss, write_left_third, write_ms3, write_s4
 from clip_maker import make_clip, tone
 from compose_material import write_material
-from documents import ROOT, blocks, commands, notebook_code, read, run_document, understood
+from documents import ROOT, blocks, commands, notebook_code, read, run_document, run_shell, understood
+from listener import Listener, loads
+from metric_oracles import oracle_reference
 from reduced_encoders import use_reduced_encoders
 from torch.nn.functional import normalize
 
 from icf_avs.config import DataConfig, TrainConfig
 from icf_avs.encoders import registry
 from icf_avs.encoders.text_encoders import MINILM_DIM
+from icf_avs.score_tables import SCORES
 from icf_avs.synthetic.benchmark import write_stamps
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.training.recipes import RECIPES
+from icf_avs.types import ClipSpec
 
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
 SPLITS = ("train", "train", "val", "test", "test")
 
 
-def tiny(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+def shrunk(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
     """The same recipe with two steps of a narrow network on small frames."""
     config = make()
     return lambda: replace(
@@ -44,7 +49,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Working folder with street.mp4, short runs, narrow networks, random name embeddings."""
     use_reduced_encoders(monkeypatch)
     for name, make in list(RECIPES.items()):
-        monkeypatch.setitem(RECIPES, name, tiny(make))
+        monkeypatch.setitem(RECIPES, name, shrunk(make))
     monkeypatch.setattr(TrainConfig, "audio_pretrain_steps", 1)  # of encoders chosen on the command line
     vectors = normalize(torch.randn(1000, MINILM_DIM, generator=torch.Generator().manual_seed(1)), dim=-1)
     monkeypatch.setitem(registry.TEXT, "minilm", lambda names: vectors[: len(names)])
@@ -68,6 +73,7 @@ def test_own_video(small: Path):
     assert len((small / "all/failures.csv").read_text().splitlines()) == 1, "a header and no failure"
 
 
+@pytest.mark.full
 def test_python(small: Path):
     names = run_document(read("docs/PYTHON.md"))
     assert len(names["result"]) == 6 and names["same"].masks.shape == (3, 240, 320)
@@ -128,14 +134,6 @@ def test_results(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     assert (small / "results/try.csv").is_file() and (small / "results/try/probe.csv").is_file()
 
 
-def test_files_named_by_results_exist():
-    """Except scores on the public sets, which do not exist here."""
-    named = set(re.findall(r"`(results/[\w.]+\.csv)`", "".join(re.findall(r"^\|.+$", read("docs/RESULTS.md"), re.M))))
-    assert named and not [name for name in named - {"results/avsbench.csv"} if not (ROOT / name).is_file()]
-    tables = re.findall(r"^<!-- results:(\w+)", "".join(map(read, ("README.md", *DOCUMENTS))), re.M)
-    assert {f"results/{name}.csv" for name in tables} <= set(re.findall(r"results/\w+\.csv", read("docs/RESULTS.md")))
-
-
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *DOCUMENTS])
 def test_every_command_parses_and_every_link_has_a_target(name: str):
     for block in blocks(read(name)):
@@ -157,3 +155,50 @@ def test_notebooks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len([*(tmp_path / "notebook_out").glob(f"{name}-*.png")]) >= 2
     shares, least = names["shares"], 3 * names["shares"]["silence"] if name == "negative_sounds" else 0
     assert shares["silence"] < 0.002 and 0.002 + least < shares["its own"], shares
+
+
+PROTOCOLS = read("docs/PROTOCOLS.md").split("## Who scores how\n")[1].split("\n## ")[0]
+COMMANDS = sorted(set(re.findall(r"`(icf [^`]+)`", PROTOCOLS)))
+
+
+def test_commands_of_protocols_parse():
+    assert len(COMMANDS) == 9 and all(understood(command).data.parts[0] == "AVSBench" for command in COMMANDS)
+
+
+@pytest.mark.full
+def test_commands_of_protocols_write_the_rows_that_the_table_names(tiny, tmp_path: Path, monkeypatch):
+    """With a model that segments the tiny sets by their tones."""
+    tiny.root = tmp_path / "AVSBench/Single-source"
+    tiny.s4("test", ["dog_barking", "playing_piano"])
+    tiny.root = tmp_path / "AVSBench/Multi-sources"
+    tiny.ms3("test", 1)
+    monkeypatch.chdir(tmp_path)
+    loads(Listener(ClipSpec()), monkeypatch, "listener")
+    run_shell("\n".join(command for command in COMMANDS if "train" not in command and "avss" not in command))
+    written = {(row["test_set"], row["protocol"]) for row in SCORES.read(tmp_path / "results/avsbench.csv")}
+    assert {test_set for test_set, _ in written} == {"s4", "ms3", "s4-512", "ms3-512", "s4-native", "ms3-native"}
+    assert ("s4", "reference-b1-t0.4") in written and (tmp_path / "results/probe-avsbench.csv").is_file()
+    named = re.findall(r"`((?:reference|strict|dataset)[\w.-]*|s4-\w+|ms3-\w+)`", PROTOCOLS)
+    assert len(named) > 5 and not set(named) - {name for pair in written for name in pair}
+
+
+def test_python_of_protocols():
+    """IoU of the masks and maximum of F, both the mean over clips; the rules of marking in NumPy."""
+    rng = np.random.default_rng(0)
+    logits, classes, masks = (
+        rng.normal(size=(3, 5, *shape)).astype(np.float32) for shape in ((2, 8, 9), (6, 3), (6, 8, 9))
+    )
+    truth = np.float32(rng.random((3, 5, 8, 9)) < 0.4)
+    truth[1, 2:] = 0
+    shares = np.exp(classes) / np.exp(classes).sum(-1, keepdims=True)
+    nothing, thing = ((shares[..., c, None, None] / (1 + np.exp(-masks))).sum(2) for c in (0, 1))
+    off, on = logits[:, :, 0], logits[:, :, 1]
+    for heading, given, marked, score in (
+        ("Python, two logits", (logits,), on > off, 2 * on - off),
+        ("Python, sums over queries", (classes, masks), thing > nothing, thing - nothing),
+    ):
+        names: dict = {"clips": list(zip(*map(torch.from_numpy, (*given, truth)), strict=True))}
+        exec(next(block.code for block in blocks(PROTOCOLS) if block.heading == heading), names)
+        miou, _ = oracle_reference([*zip(marked, truth, strict=True)], batch_size=1, threshold=0.5)
+        _, f = oracle_reference([*zip(1 / (1 + np.exp(-score)), truth, strict=True)], batch_size=1, threshold=0.5)
+        assert (names["miou"], names["f"]) == pytest.approx((miou, f), abs=1e-6)

