@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from hub_server import COMMIT, hub_in
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.encoders import registry, vggish, weights
+from icf_avs.encoders import ast_tagger, registry, vggish, weights
 from icf_avs.encoders.hf_backbones import BACKBONES
-from icf_avs.encoders.text_encoders import CLIP
+from icf_avs.encoders.text_encoders import CLIP, PUBLISHED
 from icf_avs.encoders.voc_segmenter import load_segmenter_or_none
 from icf_avs.errors import UserError
 
@@ -42,14 +42,19 @@ def filled(folder: Path, *names: str) -> Path:
 
 
 def test_the_hub_is_asked_for_the_pinned_commit_and_offline_its_cache(tmp_path: Path, monkeypatch) -> None:
-    """A model that is not pinned is fetched at the newest commit."""
+    """A model that is not pinned is fetched at the newest commit. Every model has an entry."""
     with hub_in(tmp_path, monkeypatch) as server:
         filled(server.root / REPO, "config.json", "pytorch_model.bin")  # also weights that are not safetensors
         filled(server.root / PINNED, *MODEL)
         found = weights.model_folder(REPO)
         assert found.name == COMMIT and weights.model_folder(PINNED).name == weights.REVISIONS[PINNED]
+        filled(server.root / CLIP.repo, *MODEL)
+        snapshot_download(CLIP.repo)  # not at the pinned commit
     files = {path for path in server.reads if path.startswith(PINNED)}
     assert files == {f"{PINNED}/resolve/{weights.REVISIONS[PINNED]}/{name}" for name in MODEL}
+    read = {model.repo for model in (*BACKBONES.values(), *PUBLISHED.values())} | {CLIP.repo, ast_tagger.REPO}
+    assert read == weights.REVISIONS.keys() and all(weights.REVISIONS[source.repo] for source in PUBLISHED.values())
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert weights.model_folder(REPO) == found
