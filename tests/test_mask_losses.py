@@ -142,7 +142,7 @@ def test_losses_and_gradients_are_finite_and_the_loss_is_the_weighted_sum(case: 
     if case == "nothing labelled":
         assert not any(terms[name].any() for name in OF_LABELLED_FRAMES)
     if case == "everything sounds":
-        assert float(terms["visual_counterfactual"]) == 0  # every frame shows everything that sounds
+        assert not terms["visual_counterfactual"].any()  # every frame shows everything that sounds
 
 
 def test_an_unlabelled_frame_gets_no_mask_gradient() -> None:
