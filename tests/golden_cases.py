@@ -5,7 +5,6 @@ Videos are lossless (FFV1, PCM), so that no golden depends on the version of an 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -217,15 +216,14 @@ TEN_STEPS = ("stamps", "natural", "s4", "ms3", "avss")
 
 def command_help(name: str, clip: Clip, folder: Path) -> dict[str, Any]:
     """Help of every command, without usage lines: Python versions wrap them differently."""
-    return {command.prog: _help(command) for command in parsers(build_parser())}
-
-
-def _help(command: argparse.ArgumentParser) -> dict[str, Any]:
-    options = {
-        " ".join(action.option_strings) or str(action.dest): [action.metavar and str(action.metavar), action.help]
-        for action in command._actions
-    }
-    return {"description": command.description, "epilog": command.epilog, "options": options}
+    found = {}
+    for command in parsers(build_parser()):
+        options = {
+            " ".join(action.option_strings) or str(action.dest): [action.metavar and str(action.metavar), action.help]
+            for action in command._actions
+        }
+        found[command.prog] = {"description": command.description, "epilog": command.epilog, "options": options}
+    return found
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {

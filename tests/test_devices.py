@@ -56,22 +56,13 @@ class Given:
     video: Path
 
 
-def small(name: str) -> SegmentationModel:
+@lru_cache
+def shipped(name: str) -> SegmentationModel:
     """A shipped model for small frames, `natural` with random frozen encoders, which respond to any input."""
     torch.manual_seed(0)
     model = load_checkpoint(find_checkpoint(name)[0], without_frozen_weights=name == "natural")
     model.spec = replace(model.spec, image_size=64)
     return model
-
-
-@lru_cache
-def stamps() -> SegmentationModel:
-    return small("stamps")
-
-
-@lru_cache
-def natural() -> SegmentationModel:
-    return small("natural")
 
 
 @lru_cache
@@ -85,27 +76,22 @@ def on(given: Given, model: SegmentationModel) -> SegmentationModel:
     return copy.deepcopy(model).to(given.device)
 
 
-def clip_of(model: SegmentationModel, frames: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    generator, size = torch.Generator().manual_seed(0), model.spec.image_size
-    pictures = torch.randint(0, 256, (frames, size, size, 3), dtype=torch.uint8, generator=generator)
-    return pictures, 0.1 * torch.randn(frames, model.spec.window, generator=generator)
-
-
-def predicted(given: Given, model: SegmentationModel, nothing: bool = False) -> Any:
-    """nothing: without any word that may be heard."""
-    model = on(given, model)
-    prediction = Predictor(model, torch.zeros(len(model.classes)) > 0 if nothing else None).predict(*clip_of(model))
+def predicted(given: Given, nothing: bool = False) -> Any:
+    """By `natural`, of random frames. nothing: without any word that may be heard."""
+    model, generator = on(given, shipped("natural")), torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=generator)
+    waves = 0.1 * torch.randn(2, model.spec.window, generator=generator)
+    prediction = Predictor(model, torch.zeros(len(model.classes)) > 0 if nothing else None).predict(pictures, waves)
     return [value for value in vars(prediction).values() if torch.is_tensor(value)]
 
 
-def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
+def words_batch() -> Batch:
     """Batch as in recipe `natural`: words instead of sounds, and extra sounds for the same frames."""
-    generator, side, count = torch.Generator().manual_seed(0), 64, len(model.classes)
+    model, generator, clips, side = shipped("natural"), torch.Generator().manual_seed(0), 3, 64
     pictures = torch.randint(0, 256, (clips, 1, side, side, 3), dtype=torch.uint8, generator=generator)
     with torch.no_grad():
         visual = model.network.encode_frames(pictures)
-    sounding = torch.zeros(clips, 1, count, dtype=torch.bool)
-    sounding[torch.arange(clips), 0, torch.arange(clips)] = True
+    sounding = torch.eye(clips, len(model.classes), dtype=torch.bool)[:, None]
     masks = torch.zeros(clips, 1, side // 4, side // 4)
     masks[..., :5, :7] = 1
     every = torch.ones(clips, 1, dtype=torch.bool)
@@ -116,11 +102,11 @@ def words_batch(model: SegmentationModel, clips: int = 3) -> Batch:
     )  # fmt: skip
 
 
-def learnt(given: Given, model: SegmentationModel, batch: Batch, stage="train", config: TrainConfig = TINY) -> Any:
+def learnt(given: Given, model: SegmentationModel, batch: Batch, config: TrainConfig = TINY) -> Any:
     """One training step: loss terms and gradient norm, then optimizer and running means. config: plug-ins."""
     torch.manual_seed(0)
     train_module = build_train_module(config, copy.deepcopy(model)).to(given.device).train()
-    terms = train_module(batch.to(given.device), stage)
+    terms = train_module(batch.to(given.device), "train")
     terms["loss"].backward()
     parameters = [p for p in train_module.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
@@ -148,12 +134,13 @@ def trained(given: Given) -> Any:
 
 
 def calibrated(given: Given) -> Any:
-    model = on(given, natural())
-    return [*vars(calibrate(model, [words_batch(natural())])).values(), float(model.offset)]
+    model = on(given, shipped("natural"))
+    return [*vars(calibrate(model, [words_batch()])).values(), float(model.offset)]
 
 
 def evaluated(given: Given) -> Any:
-    return evaluate_each(Predictor(on(given, stamps())), read_set(given.sets / "Single-source", "test"), clips=1)
+    records = read_set(given.sets / "Single-source", "test")
+    return evaluate_each(Predictor(on(given, shipped("stamps"))), records, clips=1)
 
 
 def evaluated_by_class(given: Given) -> Any:
@@ -165,7 +152,7 @@ def evaluated_by_class(given: Given) -> Any:
 
 def probed(given: Given) -> Any:
     records = read_set(given.sets / "Multi-sources", "test")
-    found = evaluate_robustness(Predictor(on(given, stamps())), records, clips=1)
+    found = evaluate_robustness(Predictor(on(given, shipped("stamps"))), records, clips=1)
     return {str(key): values for key, values in found.scores.items()}
 
 
@@ -182,10 +169,8 @@ def exported(given: Given) -> Any:
 
 
 CALLS: dict[str, Callable[[Given], Any]] = {
-    "predict, stamps": lambda given: predicted(given, stamps()),
-    "predict, classes": lambda given: predicted(given, semantic()),
-    "predict, natural": lambda given: predicted(given, natural()),
-    "predict, nothing heard": lambda given: predicted(given, natural(), nothing=True),
+    "predict, natural": predicted,
+    "predict, nothing heard": lambda given: predicted(given, nothing=True),
     "segment": segmented,
     "evaluate": evaluated,
     "evaluate, classes": evaluated_by_class,
@@ -193,18 +178,17 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "export": exported,
     "train": trained,
     "train, a step": lambda given: learnt(given, small_model(semantic=True), random_batch()),
-    "train, a step of naming": lambda given: learnt(given, small_model(), random_batch(), "pretrain"),
     "train, a step of a network with ICF and interventions": lambda given: learnt(
         given, small_host("query"), random_batch(), config=replace(TINY, icf=PLUG_IN, interventions=INTERVENTIONS)
     ),
-    "train, a step of words": lambda given: learnt(given, natural(), words_batch(natural())),
+    "train, a step of words": lambda given: learnt(given, shipped("natural"), words_batch()),
     "calibrate": calibrated,
 }
 ON_MPS = (  # calls that meet the limits of mps
-    "predict, classes", "predict, natural", "evaluate, classes", "train, a step", "train, a step of words", "calibrate"
+    "predict, natural", "evaluate, classes", "train, a step", "train, a step of words", "calibrate"
 )  # fmt: skip
-FIRST = ("predict, stamps", "predict, natural", "segment", "evaluate", "probe", "train, a step",
-         "train, a step of a network with ICF and interventions", "calibrate")  # fmt: skip
+FIRST = ("predict, natural", "segment", "evaluate", "train, a step",
+         "train, a step of a network with ICF and interventions")  # fmt: skip
 ELSEWHERE = [*(("cuda:0", name) for name in CALLS if name not in FIRST), *(("mps", name) for name in ON_MPS)]
 
 

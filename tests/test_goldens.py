@@ -20,13 +20,16 @@ FOLDER = Path(__file__).parent / "golden"
 NUMBERS, MASKS = 2e-3, 0.99  # tolerance for other processors and versions of torch; IoU of masks
 LATER = 5e-2  # tolerance of an AUC of few pairs, and of ICF from its sixth step on: AMD's and Intel's sums drift apart
 
+# Each is one more case of another that `make test` compares.
+LONG = ("segment/natural-no-segmenter", "segment/words", "onnx/stamps", "ten_steps/ms3", "ten_steps/avss")
+
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     return truck_scene(tmp_path_factory.mktemp("scene"))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.full] * (case in LONG)) for case in CASES])
 def test_output_equals_its_golden(case, scene, tmp_path):
     make, name = CASES[case]
     found, golden = json.loads(json.dumps(make(name, scene, tmp_path))), FOLDER / f"{case.replace('/', '-')}.json"

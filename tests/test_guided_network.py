@@ -30,31 +30,25 @@ def named(switches: dict[str, bool]) -> str:
 
 
 @pytest.mark.parametrize("switches", COMBINATIONS, ids=named)
-def test_every_combination_has_its_terms_and_a_gradient_for_every_parameter(switches: dict[str, bool]) -> None:
+def test_every_combination_has_its_parts_and_a_gradient_for_every_parameter(switches: dict[str, bool]) -> None:
     model = small_model(semantic=True, **switches)
     for seed in range(3):
-        terms = loss_terms(model, random_batch(3, frames=3, seed=seed))
+        batch = random_batch(3, frames=3, seed=seed)
+        output = run(model, batch)
+        terms = loss_terms(model, batch, output)
         terms["loss"].backward()
     for part, on in switches.items():
         assert TERMS[part] <= terms.keys() if on else not TERMS[part] & terms.keys()
+        assert any(key.startswith(HOMES[part]) for key in model.state_dict()) is on
     assert ("prior" in terms) == (switches["implicit_text"] or switches["contrastive"])  # both guide
+    text = [bool(output.text), output.reading is not None, output.pixel_reading is not None]
+    assert text == [switches["implicit_text"]] * 3
+    sounds = output.counterfactuals, output.counterfactual_logits, output.source_removal_logits
+    assert all((value is not None) is switches["counterfactual"] for value in sounds)
     still = {name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()}
     # Attention of a single query does not depend on its query and key weights.
     lone = {name for name in still if ".self_attention." in name and (".query." in name or ".key." in name)}
     assert still == lone and (not lone or not switches["implicit_text"])
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_an_ablated_part_leaves_nothing_behind(part: str) -> None:
-    whole, without, plain = (set(small_model(**off).state_dict()) for off in ({}, {part: False}, dict.fromkeys(PARTS)))
-    assert any(key.startswith(HOMES[part]) for key in whole) and without < whole
-    assert not any(key.startswith(HOMES[part]) for key in without)
-    assert plain == {key for key in whole if not key.startswith(sum(HOMES.values(), ()))}, "the baseline's are shared"
-    output, text = run(small_model(**{part: False}), random_batch()), part != "implicit_text"
-    assert all((value is not None) is text for value in (output.reading, output.pixel_reading))
-    assert bool(output.text) is text
-    sounds = output.counterfactuals, output.counterfactual_logits, output.source_removal_logits
-    assert all((value is not None) is (part != "counterfactual") for value in sounds)
 
 
 def maps(output: GuidedOutput) -> dict[str, torch.Tensor]:

@@ -21,7 +21,6 @@ from icf_avs.icf.contrastive import (
 from icf_avs.icf.gaussian import fit_gaussians
 from icf_avs.icf.losses import ICFLossWeights, weighted_sum
 from icf_avs.icf.semantic_counterfactual import CounterfactualPool
-from icf_avs.mask_losses import focal_loss
 
 SETTINGS = CDCL(dim=16)
 
@@ -124,16 +123,6 @@ def test_only_selected_contrasts_are_computed_and_reach_the_features(measure, co
     assert set(terms) == set(contrasts)
     sum(terms.values()).backward()
     assert own.vision.grad.any() and torch.isfinite(own.vision.grad).all()
-
-
-def test_focal_loss_is_the_published_formula():
-    logits, masks = drawn(2, 2, 3, 3), (drawn(2, 2, 3, 3, seed=1) > 0).float()
-    frames = torch.tensor([[True, False], [True, True]])
-    p = 1 / (1 + np.exp(-logits.numpy()))
-    pt = np.where(masks.numpy() > 0, p, 1 - p)
-    alpha = np.where(masks.numpy() > 0, 0.25, 0.75)
-    expected = (-alpha * (1 - pt) ** 2 * np.log(pt)).mean((-2, -1))[frames.numpy()].mean()
-    assert float(focal_loss(logits, masks, frames)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_the_total_is_the_weighted_sum():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,7 @@ def states(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.75, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.75, 1.0])
 def test_orthogonalized_states_have_the_given_cosine_and_norm(alpha):
     """Over samples, with strength m at its bound 1: cos(z', z) = sqrt(1 - alpha). At 1 they are directions, which
     differ from draw to draw.
@@ -85,31 +84,18 @@ def test_one_reverse_step_by_hand_and_the_way_back_with_the_true_noise():
     torch.testing.assert_close(state, z, rtol=1e-4, atol=1e-5)
 
 
-def losses_of(module: torch.nn.Module, loss: Callable[[], torch.Tensor], rate: float, steps: int) -> list[float]:
-    """Losses of a training of `module`."""
-    optimizer, values = torch.optim.Adam(module.parameters(), rate), []
-    for _ in range(steps):
-        value = loss()
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        values.append(float(value.detach()))
-    return values
-
-
-def test_a_denoiser_learns_the_noise_and_a_vqvae_to_rebuild():
-    """The denoiser for one vector: after a few steps the error is far below that of predicting zero."""
+def test_a_denoiser_learns_the_noise():
+    """For one vector: after a few steps the error is far below that of predicting zero."""
     torch.manual_seed(0)
     denoiser, schedule, z = Denoiser(8, 0, 32, 2), NoiseSchedule(1000), states(1, 8).expand(64, -1)
-
-    def error() -> torch.Tensor:
+    optimizer = torch.optim.Adam(denoiser.parameters(), 3e-3)
+    for _ in range(250):
         noise, step = torch.randn(64, 8), torch.randint(100, 201, (64,))
-        return (noise - denoiser(schedule.add_noise(z, noise, step), step, None)).square().mean()
-
-    assert losses_of(denoiser, error, 3e-3, 250)[-1] < 0.25
-    vqvae, texts, none = VQVAE(replace(SMALL, parts=4), 16, 0), states(32, 16), states(32, 0)
-    first, *_, last = losses_of(vqvae, lambda: vqvae.loss(texts, none).mean(), 1e-2, 151)
-    assert last < first / 3
+        error = (noise - denoiser(schedule.add_noise(z, noise, step), step, None)).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert float(error.detach()) < 0.25
 
 
 @pytest.mark.parametrize("strategy", ["diffusion", "vqvae", "feature-noise"])
@@ -146,27 +132,24 @@ def test_the_pool_has_the_nearest_candidates_without_gradient(strategy, monkeypa
     assert z.grad is None and visual.grad is None
 
 
-@pytest.mark.parametrize("lambda_z", [0.5, 1.0, 2.0, 3.0])
-def test_the_orthogonality_loss_has_its_minimum_as_derived(lambda_z):
-    """2 (1 - sqrt(1 - c)) + lambda_z (1 - c) has its minimum at c = max(0, 1 - 1 / lambda_z^2)."""
-    shares = torch.linspace(0, 1, 1001)
-    state = F.normalize(states(1, 64), dim=-1).expand(1001, -1)
-    counterfactual = module(64, orthogonal="samples", bounds=(1.0, 1.0))
-    turned = counterfactual.orthogonalize(state, shares)
-    loss = (turned - state).square().sum(-1) + lambda_z * (turned * state).sum(-1).square()
-    assert float(shares[loss.argmin()]) == pytest.approx(max(0.0, 1 - 1 / lambda_z**2), abs=0.01)
+def test_the_orthogonality_loss_is_equation_10():
+    """With strength m at its bound 1, the cosine of z'_t and z_t is sqrt(1 - c)."""
+    for c in (0.0, 0.3, 0.75):
+        counterfactual = module(8, orthogonal="samples", bounds=(1.0, 1.0), alpha=(c, c), lambda_ortho=3.0)
+        _, terms = counterfactual(states(1, 2, 8), states(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
+        expected = 3 * (2 * (1 - np.sqrt(1 - c)) + SMALL.lambda_z * (1 - c))
+        assert float(terms["ortho"].detach()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_padding_frames_change_no_term():
-    counterfactual = module(strategy="vqvae", orthogonal="samples")
-    valid = torch.tensor([[True, True, False]])
-    torch.manual_seed(3)
-    _, first = counterfactual(states(1, 3, 48), states(1, 3, 16), valid)
-    other = states(1, 3, 48)
-    other[:, 2] = 50.0
-    torch.manual_seed(3)
-    _, second = counterfactual(other, states(1, 3, 16), valid)
-    torch.testing.assert_close(first, second)
+@pytest.mark.parametrize("strategy", ["diffusion", "vqvae"])
+def test_padding_frames_change_no_term(strategy):
+    counterfactual, valid, found = module(strategy=strategy), torch.tensor([[True, True, False]]), []
+    for padding in (0.0, 50.0):
+        z = states(1, 3, 48)
+        z[:, 2] = padding
+        torch.manual_seed(3)
+        found.append(counterfactual(z, states(1, 3, 16), valid)[1])
+    torch.testing.assert_close(*found)
 
 
 def test_feature_noise_by_hand():
@@ -196,7 +179,6 @@ def test_swapped_texts_are_the_nearest_of_other_clips():
 
 
 def test_vqvae_uses_the_nearest_codes_and_trains_all_parts():
-    """Against NumPy; codes, encoder and decoder all get gradients."""
     vqvae = VQVAE(replace(SMALL, parts=4, codes=5), 8, 3)
     z, visual = states(6, 8), states(6, 3, seed=2)
     latent = vqvae.encode(z)
@@ -212,12 +194,6 @@ def test_vqvae_uses_the_nearest_codes_and_trains_all_parts():
     assert all(parameter.grad.any() for parameter in vqvae.parameters())
     with pytest.raises(ValueError, match="z of 8 numbers has no 3 parts"):
         VQVAE(replace(SMALL, parts=3), 8, 3)
-
-
-def test_unknown_strategies_are_refused():
-    there = "diffusion, vqvae, pair-swap, audio-swap, text-revision, feature-noise"
-    with pytest.raises(ValueError, match=f"no strategy features; there are {there}"):
-        SC(strategy="features")
 
 
 def test_class_change_rate_counts_nearest_texts_but_no_ties():

@@ -12,7 +12,6 @@ import pytest
 import torch
 from small_guided import chosen, random_batch
 from small_networks import random_clips, small_network
-from transformers.utils import logging
 
 from icf_avs.encoders.text_encoders import load_text_encoders
 from icf_avs.icf import CDCL, ICF, MIT, SC, segmentation_losses
@@ -26,7 +25,7 @@ PARTS = {
     "sc": SC(width=16, blocks=1, jumps=2, draws=3, keep=2),
     "cdcl": CDCL(dim=8),
 }
-COMBINATIONS = [frozenset(compress(PARTS, switches)) for switches in product((0, 1), repeat=3)]
+COMBINATIONS = [frozenset(compress(PARTS, switches)) for switches in product((0, 1), repeat=3)]  # the last: all parts
 TERMS = {"mit": {"pull"}, "sc": {"noise", "ortho"}, "cdcl": {"vision-audio"}}
 
 
@@ -110,14 +109,10 @@ def test_invalid_settings_and_padding_before_frames_are_refused() -> None:
             ICF(SPEC, level=level)
     with pytest.raises(ValueError, match="MIT has no encoder clip; there are published, minilm"):
         MIT(encoders="clip")
+    with pytest.raises(ValueError, match="no strategy features; there are diffusion, vqvae, pair-swap, audio-swap, "):
+        SC(strategy="features")
     with pytest.raises(ValueError, match="CDCL has no contrast vision; there are vision-audio, "):
         CDCL(contrasts=("vision",))
-
-
-def test_text_encoders_load_without_output(capfd: pytest.CaptureFixture[str]) -> None:
-    logging.enable_progress_bar()
-    ICF(SPEC, mit=PARTS["mit"])
-    assert capfd.readouterr() == ("", "") and logging.is_progress_bar_enabled()
 
 
 def test_diagnostics_are_reported_and_carry_no_gradient(encoder_of):
@@ -152,6 +147,7 @@ def test_vision_is_pooled_over_the_mask_where_there_is_one():
     torch.testing.assert_close(found[0, 1], maps[0, 1].mean((-2, -1)))
 
 
+@pytest.mark.full
 def test_the_example_runs(tmp_path):
     path = ROOT / "examples" / "plug_in.py"
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300, cwd=tmp_path)
@@ -161,9 +157,12 @@ def test_the_example_runs(tmp_path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
 
 
-@pytest.mark.parametrize("parts", COMBINATIONS, ids=lambda parts: "+".join(sorted(parts)) or "none")
-@pytest.mark.parametrize("network", ["query-deformable", "tpavi", "avsegformer"])
-def test_every_combination_trains_every_host(network: str, parts: frozenset[str], encoder_of) -> None:
+@pytest.mark.parametrize(
+    ("network", "parts"),
+    [*product(["query-deformable"], COMBINATIONS), ("tpavi", COMBINATIONS[-1]), ("avsegformer", COMBINATIONS[-1])],
+    ids=lambda of: of if isinstance(of, str) else "+".join(sorted(of)) or "none",
+)
+def test_every_combination_and_every_host_train(network: str, parts: frozenset[str], encoder_of) -> None:
     """A few steps on one batch: the loss falls, and weights change in the network and in each selected part."""
     host = small_network(network, train_visual=True).train()
     icf = ICF(host.feature_spec, **{name: PARTS[name] for name in parts}, encoder_of=encoder_of).train()
@@ -184,7 +183,7 @@ def test_every_combination_trains_every_host(network: str, parts: frozenset[str]
         if not losses and "cdcl" in parts:
             assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in icf.parameters())
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] and all(torch.isfinite(torch.tensor(losses)))
     expected = set().union(*(TERMS[name] for name in parts))
     expected |= {"vision-text", "audio-text"} if "cdcl" in parts and len(parts) > 1 else set()
