@@ -30,7 +30,8 @@ from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
-from icf_avs.encoders.tagger_encoder import WordTagger, load_tagger
+from icf_avs.encoders.tagger_encoder import WordTagger
+from icf_avs.encoders.taggers import load_tagger
 from icf_avs.errors import UserError
 from icf_avs.inference import multiscale, postprocess
 from icf_avs.networks.open_vocabulary_parts import combined_prior, segmenter_prior
@@ -122,7 +123,7 @@ def load_tests(
         scenes = open_vocab_features(catalog, scene_set, workers, partial(report_progress, f"{name}: scenes"))
         kinds = unknown or catalog.training_classes
         sounds = tagger_outputs(
-            recordings, bank, tagger, _VARIANTS[split], kinds, progress=partial(report_progress, f"{name}: listening")
+            recordings, bank, tagger, kinds, _VARIANTS[split], partial(report_progress, f"{name}: listening")
         )
         sets[name] = scenes, sounds
     return Tests(words, sets, tagger(torch.zeros(1, 1, recipe.spec.window))[0, 0])

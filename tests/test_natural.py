@@ -16,8 +16,8 @@ from icf_avs.__main__ import main
 from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import ModelConfig
-from icf_avs.encoders import tagger_encoder
-from icf_avs.encoders.efficientat import EfficientAT
+from icf_avs.encoders import taggers
+from icf_avs.encoders.taggers import EfficientAT
 from icf_avs.encoders.voc_segmenter import WITHOUT_SEGMENTER
 from icf_avs.errors import UserError
 from icf_avs.inference import pretrained
@@ -115,7 +115,7 @@ def test_a_checkpoint_loads_with_another_tagger(model, tmp_path, monkeypatch):
     path = tmp_path / "natural.safetensors"
     save_checkpoint(model, path, {"name": "test"})
     assert path.stat().st_size < 4e6  # without the tagger and the visual encoder
-    monkeypatch.setattr(tagger_encoder, "load_efficientat", lambda *_, name: EfficientAT(32_000, True, 1.0))
+    monkeypatch.setattr(taggers, "load_efficientat", lambda **_: EfficientAT(width=1.0))
     again = load_checkpoint(path, tagger="efficientat-mn10")
     assert again.config.audio == "efficientat-mn10" and again.audio.project.weight.equal(model.audio.project.weight)
     for checkpoint, tagger in ((path, "vggish"), (find_checkpoint("stamps")[0], "ast")):

@@ -94,7 +94,7 @@ class OpenVocabularyNetwork(GuidedNetwork):
 
     def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
         """As `Network.encode_audio`; the tagger gets all windows of a clip together."""
-        return super().encode_audio(sound if tags else self.audio.tag(sound), tags=True)
+        return super().encode_audio(sound if tags else self.audio.heard(sound), tags=True)
 
     def synonyms(self) -> Tensor:
         return self.implicit_text.vocabulary.synonyms(self.synonym_threshold)
