@@ -18,7 +18,7 @@ from icf_avs.export.graphs import ExportGraph, Spectrum, shared_sizes
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.inference.predictor import second_size
 from icf_avs.networks.segmentation_model import SegmentationModel
-from icf_avs.types import VisualFeatures
+from icf_avs.types import AudioFeatures, VisualFeatures
 
 
 class KaldiLogMel(nn.Module):
@@ -100,7 +100,8 @@ class TaggedMaskGraph(ExportGraph):
         object_probs = torch.zeros(clips * count, VOC_CLASSES, GRID, GRID, device=frames.device)
         if encoder.segmenter is not None:
             object_probs = encoder.segmenter.logits(self.for_segmenter(images)).softmax(1)[:, 1:]
-        audio = network.encode_audio(heard, tags=True)
+        token, parts, _ = self.model.audio.encode_tags(heard.flatten(0, 1))
+        audio = AudioFeatures(token.unflatten(0, (clips, count)), parts.unflatten(0, (clips, count)), heard)
         valid = torch.ones(clips, count, dtype=torch.bool, device=frames.device)
         colours, masks = smaller.unflatten(0, (clips, count)), []
         for scale in (images, smaller):
