@@ -23,7 +23,7 @@ def load(checkpoint: str | None = None, device: str | torch.device = "auto", tag
     """Load a model ready to segment. checkpoint: name of a shipped one (default "natural", whose encoder weights are
     downloaded on first use), path of a .safetensors file or folder, or "user/name" on the Hugging Face hub. device:
     "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps". tagger: replaces the checkpoint's audio tagger,
-    "efficientat-mn10" or "ast" (encoders/tagger_encoder.py). The returned Segmenter also has `save_pretrained(folder)`
+    "efficientat-mn10" or "ast" (encoders/taggers.py). The returned Segmenter also has `save_pretrained(folder)`
     and `push_to_hub("user/name")` (icf_avs/inference/pretrained.py).
 
     Raises icf_avs.errors.UserError if there is no such checkpoint or device, the checkpoint does not fit this version,

@@ -30,10 +30,11 @@ from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_
 from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.config import TrainConfig
 from icf_avs.console import progress_console
-from icf_avs.encoders.tagger_encoder import WordTagger, load_tagger
+from icf_avs.encoders.tagger_encoder import WordTagger
+from icf_avs.encoders.taggers import load_tagger
 from icf_avs.errors import UserError
 from icf_avs.inference import multiscale, postprocess
-from icf_avs.networks.open_vocabulary_parts import combined_prior, segmenter_prior
+from icf_avs.networks import evidence_prior
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.provenance import revision
 from icf_avs.synthetic.catalog import HELD_OUT_FAR, HELD_OUT_NEAR, load_catalog, load_open_vocab_stamps
@@ -61,9 +62,9 @@ INFERENCE_ABLATIONS: dict[str, tuple[ModuleType, str, object]] = {
     },
     "one-scale": (postprocess, "merge_scales", lambda large, small: large),
     "two-scales-always": (multiscale, "LARGE_OBJECT_AREA", 1e-6),
-    "segmenter-odds-once": (segmenter_prior, "_SEGMENTER_LOGIT_SCALE", 1.0),
-    "no-contradiction": (segmenter_prior, "_CONTRADICTION_SCALE", 0.0),
-    "no-person-floor": (combined_prior, "_PERSON_FLOOR", 1e-6),
+    "segmenter-odds-once": (evidence_prior, "_SEGMENTER_LOGIT_SCALE", 1.0),
+    "no-contradiction": (evidence_prior, "_CONTRADICTION_SCALE", 0.0),
+    "no-person-floor": (evidence_prior, "_PERSON_FLOOR", 1e-6),
 }
 _ALL_PARTS = ("mit", "sc", "cdcl")
 # Row -> parts of the method. Rows in FULL_LENGTH run for all steps of the recipe, with one seed.
@@ -122,7 +123,7 @@ def load_tests(
         scenes = open_vocab_features(catalog, scene_set, workers, partial(report_progress, f"{name}: scenes"))
         kinds = unknown or catalog.training_classes
         sounds = tagger_outputs(
-            recordings, bank, tagger, _VARIANTS[split], kinds, progress=partial(report_progress, f"{name}: listening")
+            recordings, bank, tagger, kinds, _VARIANTS[split], partial(report_progress, f"{name}: listening")
         )
         sets[name] = scenes, sounds
     return Tests(words, sets, tagger(torch.zeros(1, 1, recipe.spec.window))[0, 0])

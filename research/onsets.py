@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from icf_avs.atomic_io import write_text
 from icf_avs.encoders import tagger_encoder
-from icf_avs.encoders.tagger_encoder import RATE, WINDOW, WordTagger, audio_words, load_tagger
+from icf_avs.encoders.tagger_encoder import WINDOW, WordTagger, audio_words
+from icf_avs.encoders.taggers import SAMPLE_RATE, load_tagger
 from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.media.audio_file import resample
 from icf_avs.synthetic.catalog import load_catalog, load_open_vocab_stamps
@@ -112,10 +113,10 @@ def _clip(bank: SoundBank, name: str, on: np.ndarray, rng: np.random.Generator) 
 
 
 def _windows(clip: np.ndarray) -> Tensor:
-    """[n] -> the window around each second [10, WINDOW * RATE], zero-padded at the ends."""
-    wave = resample(torch.from_numpy(clip.astype(np.float32))[None], _BANK_RATE, RATE)
-    beyond = round((WINDOW - 1) / 2 * RATE)
-    return F.pad(wave, (beyond, beyond))[0].unfold(0, round(WINDOW * RATE), RATE)
+    """[n] -> the window around each second [10, WINDOW * SAMPLE_RATE], zero-padded at the ends."""
+    wave = resample(torch.from_numpy(clip.astype(np.float32))[None], _BANK_RATE, SAMPLE_RATE)
+    beyond = round((WINDOW - 1) / 2 * SAMPLE_RATE)
+    return F.pad(wave, (beyond, beyond))[0].unfold(0, round(WINDOW * SAMPLE_RATE), SAMPLE_RATE)
 
 
 def onsets_command(args: argparse.Namespace) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from icf_avs.encoders import efficientat
+from icf_avs.encoders import taggers
 
-FILE = efficientat.RELEASED["mn04"][1]
+FILE = taggers.RELEASED["mn04"][1]
 BESIDE = Path(__file__).parents[2] / "shared" / "weights"  # optional folder beside the checkout
 
 
@@ -21,4 +21,4 @@ def published_weights() -> Path:
     """Path of the published file. Raises UserError if it can be neither found nor downloaded."""
     folder = Path(os.environ.get("ICF_WEIGHTS_DIR") or BESIDE)
     file = folder / FILE
-    return file if file.is_file() else efficientat.fetch_weights()
+    return file if file.is_file() else taggers.fetch_weights()

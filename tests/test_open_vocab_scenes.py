@@ -48,6 +48,7 @@ def test_scenes_are_unchanged(words: OpenVocabCatalog, scenes: dict[str, list[Sc
         assert not any(what(scene) in seen for scene in several["heldout-val"])
 
 
+@pytest.mark.full
 def test_held_out_kinds_are_chosen_by_their_rule() -> None:
     text = resources.files("icf_avs.synthetic").joinpath("stamps.csv").read_text(encoding="utf-8")
     kinds = {row["class"] for row in csv.DictReader(text.splitlines()) if row["class"]}

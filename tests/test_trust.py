@@ -26,8 +26,8 @@ import icf_avs
 from icf_avs.__main__ import main
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe, save_checkpoint
 from icf_avs.config import ModelConfig, TrainConfig
-from icf_avs.encoders.efficientat import load_efficientat
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
+from icf_avs.encoders.taggers import load_efficientat
 from icf_avs.encoders.vggish import load_vggish
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled

@@ -15,7 +15,7 @@ from huggingface_hub import constants, snapshot_download
 
 import icf_avs
 from icf_avs.__main__ import main
-from icf_avs.encoders import ast_tagger, registry, vggish, weights
+from icf_avs.encoders import registry, taggers, vggish, weights
 from icf_avs.encoders.hf_backbones import BACKBONES
 from icf_avs.encoders.text_encoders import CLIP, PUBLISHED
 from icf_avs.encoders.voc_segmenter import load_segmenter_or_none
@@ -52,7 +52,7 @@ def test_the_hub_is_asked_for_the_pinned_commit_and_offline_its_cache(tmp_path: 
         snapshot_download(CLIP.repo)  # not at the pinned commit
     files = {path for path in server.reads if path.startswith(PINNED)}
     assert files == {f"{PINNED}/resolve/{weights.REVISIONS[PINNED]}/{name}" for name in MODEL}
-    read = {model.repo for model in (*BACKBONES.values(), *PUBLISHED.values())} | {CLIP.repo, ast_tagger.REPO}
+    read = {model.repo for model in (*BACKBONES.values(), *PUBLISHED.values())} | {CLIP.repo, taggers.AST_REPO}
     assert read == weights.REVISIONS.keys() and all(weights.REVISIONS[source.repo] for source in PUBLISHED.values())
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -42,8 +42,9 @@ def main(path: Path) -> None:
     with replaced_file(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("index", "mean", "deviation", "name"))
-        for index, (mean, deviation) in enumerate(logit_statistics().tolist()):
-            writer.writerow((index, f"{mean:.3f}", f"{deviation:.3f}", imagenet_names()[index].partition(",")[0]))
+        rows = zip(logit_statistics().tolist(), imagenet_names(), strict=True)
+        for index, ((mean, deviation), name) in enumerate(rows):
+            writer.writerow((index, f"{mean:.3f}", f"{deviation:.3f}", name.partition(",")[0]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from icf_avs.checkpoint.source import DEFAULT, PICKLES, SHIPPED, check_length, s
 from icf_avs.config import ModelConfig
 from icf_avs.config_dict import check_settings, from_dict
 from icf_avs.encoders.registry import build_visual
-from icf_avs.encoders.tagger_encoder import TAGGERS
+from icf_avs.encoders.taggers import TAGGERS
 from icf_avs.errors import MissingWeights, UserError, did_you_mean
 from icf_avs.networks.build import build_model, build_model_audio
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
@@ -100,7 +100,7 @@ def load_checkpoint(path: Path, without_frozen_weights: bool = False, tagger: st
     """Build the model that a checkpoint describes and load its weights.
 
     without_frozen_weights  do not load the weights of frozen encoders, e.g. for counting parameters
-    tagger                  audio tagger of encoders/tagger_encoder.TAGGERS that replaces that of the checkpoint
+    tagger                  audio tagger of encoders/taggers.TAGGERS that replaces that of the checkpoint
 
     Raises UserError if the file is missing, damaged, of another version or not a checkpoint of icf-avs, and if `tagger`
     is unknown or the checkpoint has no tagger.

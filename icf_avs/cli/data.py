@@ -52,11 +52,11 @@ def _data_compose(args: argparse.Namespace) -> None:
 
 
 def _data_fetch(args: argparse.Namespace) -> None:
-    from icf_avs.encoders import efficientat, voc_segmenter
+    from icf_avs.encoders import taggers, voc_segmenter
     from icf_avs.synthetic.asset_packages import fetch_all
 
     fetch_all()
-    for fetch in (efficientat.fetch_weights, voc_segmenter.fetch_weights):  # needed only by the checkpoint `natural`
+    for fetch in (taggers.fetch_weights, voc_segmenter.fetch_weights):  # needed only by the checkpoint `natural`
         try:
             fetch()
         except UserError as error:

@@ -20,10 +20,5 @@ def _words(args: argparse.Namespace) -> None:
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
-    command(
-        commands,
-        "words",
-        _words,
-        "list the words that `icf segment --words` can be asked for, and the visible objects that each stands for",
-        "  icf words > words.txt",
-    )
+    text = "list the words that `icf segment --words` can be asked for, and the visible objects that each stands for"
+    command(commands, "words", _words, text, "  icf words > words.txt")

@@ -9,9 +9,8 @@ The similarity of a word to a class is the text-embedding similarity to the clos
 (no name of the class Pekinese contains "dog"). imagenet_hypernyms.csv lists hypernyms with the classes that they cover
 (runs of WordNet's order), and people, who are no ImageNet class, with the classes of what they wear.
 
-audioset.csv has index, mid and display name of AudioSet's 527 sound classes (ontology: CC BY 4.0), in the order of
-EfficientAT's logits; imagenet.csv has index and names of ImageNet's 1000 classes, in the order of EfficientNet-Lite0's
-logits (no background class); synonyms of one class are joined by ", ".
+audioset.csv (ontology: CC BY 4.0) and imagenet.csv have the names in the order of the logits of EfficientAT and of
+EfficientNet-Lite0, which has no background class.
 """
 
 from __future__ import annotations
@@ -23,23 +22,21 @@ from torch import Tensor, nn
 
 from icf_avs.encoders.efficientnet_lite import EfficientNetLite0
 from icf_avs.encoders.onednn_layers import fused_conv, pointwise
-from icf_avs.encoders.text_encoders import MINILM_DIM, embed_with_minilm
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.encoders.voc_segmenter import GRID, VOC_CLASSES, WITHOUT_SEGMENTER, VocSegmenter
 from icf_avs.encoders.weights import read_rows
-from icf_avs.types import Missing, VisualFeatures
+from icf_avs.types import VisualFeatures
 
 CLASSES = 1000
 _HYPERNYM_FACTOR = 0.97  # factor on the similarity to a hypernym, so that a class name counts a little more
 _GATE_WIDTH = 0.15  # width of the gate: a class with this much less similarity than the nearest one has weight 1/e
 _SHARE_TEMPERATURE = 0.05  # softmax temperature of the shares
-_MAX_BATCHED_SIDE = (
-    300  # pixels; above it, the first feature maps of a single image already exceed the processor's cache
-)
+_MAX_BATCHED_SIDE = 300  # pixels; above it, the first feature maps of one image already exceed the processor's cache
 _SEGMENTER_BATCH = 2  # batch size of the segmenter on a CPU; larger is no faster
 
 
 class DenseClassifier(nn.Module):
-    """Dense classifier: last pyramid level [N,320,h,w] -> z-scores of the class logits [N,1000,h,w]."""
+    """Classifier of positions: last pyramid level [N,320,h,w] -> z-scores of the class logits [N,1000,h,w]."""
 
     def __init__(self, network: EfficientNetLite0) -> None:
         super().__init__()
@@ -51,75 +48,49 @@ class DenseClassifier(nn.Module):
 
     @torch.no_grad()
     def forward(self, level: Tensor) -> Tensor:
-        return (self.logits(level) - self.mean) / self.deviation
-
-    @torch.no_grad()
-    def logits(self, level: Tensor) -> Tensor:
-        """Return the dense logits [N,1000,h,w]; their mean over positions is the output of the original network."""
         weight = self.classifier.weight[:, :, None, None]
-        return pointwise(fused_conv(self.head, level, relu6=True), weight, self.classifier.bias)
+        logits = pointwise(fused_conv(self.head, level, relu6=True), weight, self.classifier.bias)
+        return (logits - self.mean) / self.deviation
 
 
-class ClassSimilarity(nn.Module):
-    """Similarity of words to ImageNet's classes. Its buffers are saved in checkpoints; text is encoded only once.
+def class_similarity(words: Tensor) -> Tensor:
+    """Return the cosine similarity of words, unit vectors [R,E], to the nearest name of each class [R,1000]."""
+    vectors, phrase, index, factor = _phrases()
+    each = (words @ vectors.T)[:, phrase] * factor
+    return each.new_full((len(words), CLASSES), -1.0).scatter_reduce(1, index.expand(len(words), -1), each, "amax")
 
-    embed: run the text encoder now. Otherwise the buffers are zeros until a state dict is loaded.
-    """
 
-    def __init__(self, embed: bool = True) -> None:
-        super().__init__()
-        names = [(name.strip(), (i,)) for i, each in enumerate(imagenet_names()) for name in each.split(",")]
-        num_class_names, phrases = len(names), names + _hypernyms()
-        texts = tuple(text for text, _ in phrases)
-        self.register_buffer("phrases", embed_with_minilm(texts) if embed else torch.zeros(len(texts), MINILM_DIM))
-        # One row per pair of a phrase and a class it names.
-        rows = [
-            (number, index, 1.0 if number < num_class_names else _HYPERNYM_FACTOR)
-            for number, (_, classes) in enumerate(phrases)
-            for index in classes
-        ]
-        for name, column in zip(("_phrase", "_index", "_factor"), zip(*rows, strict=True), strict=True):
-            self.register_buffer(name, torch.tensor(column), persistent=False)
-        # Some classes are similar to every word; their mean similarity is subtracted.
-        self.register_buffer("commonness", torch.zeros(CLASSES))
-        if embed:
-            self.commonness.copy_(self.similarity(embed_with_minilm(audioset_names())).mean(0))
-
-    def similarity(self, words: Tensor) -> Tensor:
-        """Return the cosine similarity of words, unit vectors [R,E], to the nearest name of each class [R,1000]."""
-        each = (words @ self.phrases.T)[:, self._phrase] * self._factor
-        nearest = torch.full((len(words), CLASSES), -1.0, device=words.device, dtype=each.dtype)
-        return nearest.scatter_reduce(1, self._index.expand(len(words), -1), each, "amax")
-
-    def top_classes(self, words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the `count` ImageNet classes nearest to each word, to be weighted by classifier_prior.py.
-
-        Words, unit vectors [R,E] -> class indices, long [R,count], and their gates and shares [R,count].
-        """
-        top, index = (self.similarity(words) - self.commonness).topk(count, dim=1)
-        return index, torch.exp((top - top[:, :1]) / _GATE_WIDTH), (top / _SHARE_TEMPERATURE).softmax(1)
+def related_classes(words: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the `count` classes nearest to each word, unit vectors [R,E]: indices, gates and shares, all [R,count]."""
+    # Some classes are similar to every word; their mean similarity is subtracted.
+    commonness = class_similarity(embed_with_minilm(audioset_names())).mean(0)
+    top, index = (class_similarity(words) - commonness).topk(count, dim=1)
+    return index, torch.exp((top - top[:, :1]) / _GATE_WIDTH), (top / _SHARE_TEMPERATURE).softmax(1)
 
 
 @lru_cache(maxsize=1)
+def _phrases() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Embeddings of all class names and hypernyms [P,E], and for each pair of one of them and a class that it names:
+    their indices, and the factor on the similarity.
+    """
+    phrases = [(name.strip(), (i,), 1.0) for i, names in enumerate(imagenet_names()) for name in names.split(",")]
+    for row in read_rows("imagenet_hypernyms.csv"):
+        runs = [run.partition("-") for run in row["classes"].split()]
+        classes = tuple(i for first, _, last in runs for i in range(int(first), int(last or first) + 1))
+        phrases += [(name, classes, _HYPERNYM_FACTOR) for name in row["names"].split(";")]
+    pairs = [(number, index, factor) for number, (_, classes, factor) in enumerate(phrases) for index in classes]
+    vectors = embed_with_minilm(tuple(text for text, *_ in phrases))
+    return vectors, *map(torch.tensor, zip(*pairs, strict=True))
+
+
 def audioset_names() -> tuple[str, ...]:
     """Return the 527 display names of AudioSet. A comma is part of a name, as in "Male speech, man speaking"."""
     return tuple(row["name"] for row in read_rows("audioset.csv"))
 
 
-@lru_cache(maxsize=1)
 def imagenet_names() -> tuple[str, ...]:
     """Return the 1000 ImageNet classes, each with synonyms, as "tench, Tinca tinca"; the first is the usual name."""
     return tuple(row["name"] for row in read_rows("imagenet.csv"))
-
-
-def _hypernyms() -> list[tuple[str, tuple[int, ...]]]:
-    """Return the hypernyms, each with the indices of the classes it covers."""
-    hypernyms = []
-    for row in read_rows("imagenet_hypernyms.csv"):
-        runs = [run.partition("-") for run in row["classes"].split()]
-        classes = tuple(i for first, _, last in runs for i in range(int(first), int(last or first) + 1))
-        hypernyms += [(name, classes) for name in row["names"].split(";")]
-    return hypernyms
 
 
 class OpenVocabEncoder(nn.Module):
@@ -130,27 +101,19 @@ class OpenVocabEncoder(nn.Module):
     def __init__(self, network: EfficientNetLite0, segmenter: VocSegmenter | None) -> None:
         super().__init__()
         self.network, self.classifier, self.segmenter = network, DenseClassifier(network), segmenter
-
-    @property
-    def missing(self) -> tuple[Missing, ...]:
-        """Parts of the encoder that are unavailable."""
-        return () if self.segmenter is not None else (WITHOUT_SEGMENTER,)
+        self.missing = (WITHOUT_SEGMENTER,) if segmenter is None else ()  # parts that are unavailable
 
     def evidence(self, frames: Tensor, object_probs: Tensor | None = None) -> VisualFeatures:
         """Return the levels, ImageNet class scores, and object probabilities of the segmenter (0 without a segmenter).
         object_probs: use these, computed from the same frames at another size.
         """
         pyramid = self(frames)
-        probs = self.segment_objects(frames) if object_probs is None else object_probs
-        return VisualFeatures(pyramid, self.classifier(pyramid[-1]), probs)
-
-    def segment_objects(self, frames: Tensor) -> Tensor:
-        """Segment frames uint8 [N,H,W,3] -> object probabilities [N,20,GRID,GRID]."""
-        if self.segmenter is None:
-            return torch.zeros(len(frames), VOC_CLASSES, GRID, GRID, device=frames.device)
-        if frames.device.type != "cpu":
-            return self.segmenter(frames)
-        return torch.cat([self.segmenter(batch) for batch in frames.split(_SEGMENTER_BATCH)])
+        if object_probs is None and self.segmenter is None:
+            object_probs = torch.zeros(len(frames), VOC_CLASSES, GRID, GRID, device=frames.device)
+        elif object_probs is None:
+            batch = _SEGMENTER_BATCH if frames.device.type == "cpu" else len(frames)
+            object_probs = torch.cat([self.segmenter(part) for part in frames.split(batch)])
+        return VisualFeatures(pyramid, self.classifier(pyramid[-1]), object_probs)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         if frames.device.type != "cpu" or frames.shape[1] <= _MAX_BATCHED_SIDE:

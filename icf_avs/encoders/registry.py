@@ -13,7 +13,8 @@ from icf_avs.encoders.efficientnet_lite import EfficientNetLite0, load_efficient
 from icf_avs.encoders.hf_backbones import BACKBONES, load_backbone
 from icf_avs.encoders.logmel_cnn import LogMelEncoder
 from icf_avs.encoders.open_vocab_encoder import OpenVocabEncoder
-from icf_avs.encoders.tagger_encoder import TAGGERS, load_tagger_encoder
+from icf_avs.encoders.tagger_encoder import load_tagger_encoder
+from icf_avs.encoders.taggers import TAGGERS
 from icf_avs.encoders.text_encoders import embed_with_clip, embed_with_minilm
 from icf_avs.encoders.vggish import load_vggish_audio
 from icf_avs.encoders.voc_segmenter import VocSegmenter, load_segmenter_or_none
@@ -64,7 +65,8 @@ def build_audio(name: str, dim: int | None, **options: Any) -> nn.Module:
     """Build an audio encoder: waveforms [N,15600] or log-mel [N,96,64] -> (token [N,dim], tokens [N,6,dim]). dim: None
     for VGGish without a projection.
 
-    options: weights, random, frozen (see load_vggish_audio). Raises UserError as `build_visual` does.
+    options: weights, random, frozen (see load_vggish_audio); of a tagger words, names, random. Raises UserError as
+    `build_visual` does.
     """
     return _find(AUDIO, name, "audio")(dim, **options)
 

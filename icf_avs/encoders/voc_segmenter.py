@@ -18,14 +18,13 @@ class, since a text encoder does not relate an owl to a bird, and general words,
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
 import math
+import tarfile
 from functools import lru_cache
 from pathlib import Path
-from tarfile import TarFile
 
 import numpy as np
 import torch
@@ -44,12 +43,11 @@ from icf_avs.types import Missing
 FILE = "max-image-segmenter-0.3.0.tgz"
 URL = f"https://registry.npmjs.org/@codait/max-image-segmenter/-/{FILE}"
 SHA256 = "203ed3d8b2891f76616555a25378ef823a1def9a505143a8196dfc28f73bcd87"
-_SHARDS = ("group1-shard1of3", "group1-shard2of3", "group1-shard3of3")  # tensor data; model.json is the index
-_DTYPES = {"float32": np.float32, "int32": np.int32}
 SIDE = 321  # pixels; side of the input, a multiple of STRIDE plus one
 STRIDE = 16
 GRID = SIDE // STRIDE + 1  # positions along a side
 VOC_CLASSES = 20
+_GENERAL_WORD_COSINE = 0.97  # cosine similarity from which a word counts as a general word
 WITHOUT_SEGMENTER = Missing(
     "the segmenter (DeepLabV3, PASCAL VOC)", "people and the other objects that it knows are found less reliably"
 )
@@ -103,11 +101,12 @@ def read_weights() -> dict[str, Tensor]:
         archive = path.read_bytes()
         if hashlib.sha256(archive).hexdigest() != SHA256:  # verified before unpacking
             raise ValueError("its SHA-256 is not that of the published file")
-        with TarFile(fileobj=io.BytesIO(gzip.decompress(archive))) as package:
-            table, *shards = (package.extractfile(f"package/model/{name}").read() for name in ("model.json", *_SHARDS))
-        content, tensors, offset = b"".join(shards), {}, 0
-        for entry in json.loads(table)["weightsManifest"][0]["weights"]:
-            values = np.frombuffer(content, _DTYPES[entry["dtype"]], math.prod(entry["shape"]), offset)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as package:
+            files = {file.name: package.extractfile(file).read() for file in package if file.isfile()}
+        index = json.loads(files["package/model/model.json"])["weightsManifest"][0]
+        content, tensors, offset = b"".join(files[f"package/model/{name}"] for name in index["paths"]), {}, 0
+        for entry in index["weights"]:
+            values = np.frombuffer(content, entry["dtype"], math.prod(entry["shape"]), offset)
             offset += values.nbytes
             tensors[entry["name"]] = torch.from_numpy(values.reshape(entry["shape"]).copy())
     except (OSError, ValueError) as error:
@@ -118,27 +117,21 @@ def read_weights() -> dict[str, Tensor]:
 def load_segmenter() -> VocSegmenter:
     """Load the segmenter with the released weights, frozen. Raises MissingWeights or, if damaged, UserError."""
     segmenter, weights = VocSegmenter(), read_weights()
-
-    def fill(layer: nn.Conv2d, name: str, depthwise: bool = False) -> None:
-        if depthwise:
-            kernel = weights[f"{name}/depthwise_weights"].permute(2, 3, 0, 1)
-            kernel = kernel * weights[f"{name}/BatchNorm/FusedBatchNorm/Scaled"].view(-1, 1, 1, 1)
-        else:
-            kernel = weights[f"{name}/Conv2D/merged_input"].permute(3, 2, 0, 1)
-        layer.weight.copy_(kernel)
-        layer.bias.copy_(weights[f"{name}/BatchNorm/FusedBatchNorm/Offset"].view(-1))
-
+    layers = {"MobilenetV2/Conv": segmenter.stem, "aspp0": segmenter.branch}
+    layers |= {"image_pooling": segmenter.pooled, "concat_projection": segmenter.joined}
+    for index, block in enumerate(segmenter.blocks):
+        name = f"MobilenetV2/expanded_conv_{index}" if index else "MobilenetV2/expanded_conv"
+        layers |= {f"{name}/expand": block.expand} if index else {}
+        layers |= {f"{name}/depthwise": block.depthwise, f"{name}/project": block.project}
     with torch.no_grad():
-        fill(segmenter.stem, "MobilenetV2/Conv")
-        for index, block in enumerate(segmenter.blocks):
-            name = f"MobilenetV2/expanded_conv_{index}" if index else "MobilenetV2/expanded_conv"
-            if block.expand is not None:
-                fill(block.expand, f"{name}/expand")
-            fill(block.depthwise, f"{name}/depthwise", depthwise=True)
-            fill(block.project, f"{name}/project")
-        fill(segmenter.branch, "aspp0")
-        fill(segmenter.pooled, "image_pooling")
-        fill(segmenter.joined, "concat_projection")
+        for name, layer in layers.items():
+            if layer.groups > 1:  # depthwise
+                kernel = weights[f"{name}/depthwise_weights"].permute(2, 3, 0, 1)
+                kernel = kernel * weights[f"{name}/BatchNorm/FusedBatchNorm/Scaled"].view(-1, 1, 1, 1)
+            else:
+                kernel = weights[f"{name}/Conv2D/merged_input"].permute(3, 2, 0, 1)
+            layer.weight.copy_(kernel)
+            layer.bias.copy_(weights[f"{name}/BatchNorm/FusedBatchNorm/Offset"].view(-1))
         segmenter.classes.weight.copy_(weights["logits/semantic/weights"].permute(3, 2, 0, 1))
         segmenter.classes.bias.copy_(weights["logits/semantic/biases"].view(-1))
     return segmenter.to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -160,17 +153,13 @@ def voc_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     return tuple((tuple(row["names"].split(";")), tuple(filter(None, row["general"].split(";")))) for row in rows)
 
 
-_GENERAL_WORD_COSINE = 0.97  # cosine similarity from which a word counts as a general word
-
-
 def voc_similarity(words: Tensor) -> tuple[Tensor, Tensor]:
     """Compute fit and kin, both [R,20] in [0, 1], of words given as unit vectors [R,E] of MiniLM."""
-    similarity_columns, general_columns = [], []
-    for names, general_names in voc_names():
-        similarity_columns.append((words @ embed_with_minilm(names).T).amax(1))
-        none = torch.zeros(len(words))
-        general_columns.append((words @ embed_with_minilm(general_names).T).amax(1) if general_names else none)
-    similarity, general_similarity = torch.stack(similarity_columns, 1), torch.stack(general_columns, 1)
+
+    def nearest(names: tuple[str, ...]) -> Tensor:
+        return (words @ embed_with_minilm(names).T).amax(1) if names else torch.zeros(len(words))
+
+    similarity, general_similarity = (torch.stack([nearest(row[part]) for row in voc_names()], 1) for part in (0, 1))
     gate = torch.exp((similarity - similarity.amax(1, True)) / 0.15)
     fit = torch.where(general_similarity > _GENERAL_WORD_COSINE, 1.0, ((similarity - 0.6) / 0.3).clamp(0, 1) * gate)
     kin = ((torch.maximum(similarity, general_similarity) - 0.5) / 0.15).clamp(0, 1)

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icf_avs.encoders.efficientat import EfficientAT
-from icf_avs.encoders.tagger_encoder import middle_weights, mirrored_ends
+from icf_avs.encoders import taggers
+from icf_avs.encoders.taggers import FFT, FRAME, HOP, EfficientAT
 from icf_avs.encoders.voc_segmenter import GRID, SIDE, VOC_CLASSES
 from icf_avs.errors import UserError
 from icf_avs.export.graphs import ExportGraph, Spectrum, shared_sizes
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.inference.predictor import second_size
-from icf_avs.media.efficientat_frontend import FFT, FRAME, HOP, LEVEL, LOG_OFFSET, PRE_EMPHASIS, SCALE, mel_bank
 from icf_avs.networks.segmentation_model import SegmentationModel
 from icf_avs.types import AudioFeatures, VisualFeatures
 
@@ -28,12 +27,12 @@ class KaldiLogMel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.spectrum = Spectrum(torch.hann_window(FRAME, periodic=False, dtype=torch.float64), HOP, FFT)
-        self.register_buffer("bank", mel_bank().clone())
+        self.register_buffer("bank", taggers.mel_bank())
 
     def forward(self, waves: Tensor) -> Tensor:
-        emphasised = waves[:, 1:] - PRE_EMPHASIS * waves[:, :-1]
+        emphasised = waves[:, 1:] - taggers.PRE_EMPHASIS * waves[:, :-1]
         power = self.spectrum(F.pad(emphasised[:, None], (FRAME // 2, FRAME // 2), mode="reflect")[:, 0])
-        return ((self.bank @ power + LOG_OFFSET).log() + LEVEL) / SCALE
+        return ((self.bank @ power + taggers.LOG_OFFSET).log() + taggers.LEVEL) / taggers.SCALE
 
 
 class Resize(nn.Module):
@@ -57,27 +56,22 @@ class TagGraph(ExportGraph):
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__(model)
-        tagger = self.model.audio.heard
-        if not isinstance(tagger.network, EfficientAT):
+        network = self.model.audio.heard.network
+        if not isinstance(network, EfficientAT):
             raise UserError("only EfficientAT can be exported as a tagger; load the model without `tagger`")
-        self.tagger, self.log_mel = tagger, KaldiLogMel()
-        window = model.spec.window
-        columns = tagger.network.columns(torch.zeros(1, window)).shape[-1]
-        seconds = window / tagger.network.sample_rate
-        self.register_buffer("middle", middle_weights(columns, tagger.network.step, seconds))
+        network.log_mel = KaldiLogMel()
 
     def example(self, clips: int, frames: int) -> tuple[Tensor]:
         """Return harmonic tones, struck twice per second after initial silence. The tagger predicts tags for these."""
-        time = torch.arange(self.model.spec.window) / self.model.spec.sample_rate
+        time = torch.arange(self.model.spec.window) / taggers.SAMPLE_RATE
         index = torch.arange(clips * frames)[:, None]
         tone = sum((2 * torch.pi * part * (220 + 5 * index) * time).sin() / part for part in range(1, 9))
         struck_tones = 0.3 * tone * torch.exp(-8 * (time % 0.5)) * (time > 0.2 * (index % 3))
         return (struck_tones.unflatten(0, (clips, frames)),)
 
     def forward(self, waves: Tensor) -> tuple[Tensor]:
-        sound = mirrored_ends(waves.flatten(0, 1))
-        columns = self.tagger.network.features(self.log_mel(sound)[:, None]).mean(2)
-        return (self.tagger.weights(*self.tagger.evidence_from_columns(sound.view_as(waves), columns, self.middle)),)
+        tagger = self.model.audio.heard
+        return (tagger.weights(*tagger.evidence(waves)),)
 
 
 class TaggedMaskGraph(ExportGraph):

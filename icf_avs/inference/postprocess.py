@@ -14,7 +14,7 @@ from torch import Tensor
 from icf_avs.inference.guided_filter import guided_filter
 from icf_avs.inference.multiscale import merge_scales
 from icf_avs.inference.relative_threshold import subtract_max_fraction
-from icf_avs.networks.open_vocabulary_parts.segmenter_prior import fuse_segmenter
+from icf_avs.networks.evidence_prior import fuse_segmenter
 from icf_avs.networks.segmentation_model import SegmentationModel
 
 
@@ -33,7 +33,7 @@ Scales = list[ScaleMasks]
 
 
 def segmenter_prior(scales: Scales, model: SegmentationModel) -> Scales:
-    """Fuse the decoder's logits with the object segmenter (networks/open_vocabulary_parts/segmenter_prior.py)."""
+    """Fuse the decoder's logits with the object segmenter (networks/evidence_prior.py)."""
     return [
         scale
         if scale.segmenter is None

@@ -126,7 +126,7 @@ class Predictor(MaskPredictor):
         network, sound = self.model.eval().network, sound[None].to(self.model.device)
         if self._active_words is None:
             return network.encode_audio(sound)
-        tags = cast("TaggerEncoder", network.audio).tag(sound)
+        tags = cast("TaggerEncoder", network.audio).heard(sound)
         return network.encode_audio(tags * self._active_words, tags=True)
 
     def _predict_encoded(

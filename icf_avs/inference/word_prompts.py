@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from icf_avs.config import EvidenceConfig
 from icf_avs.console import note
 from icf_avs.encoders.open_vocab_encoder import audioset_names
 from icf_avs.encoders.tagger_encoder import audio_words
+from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.encoders.weights import read_rows
 from icf_avs.errors import UserError, did_you_mean
 from icf_avs.networks.open_vocabulary import OpenVocabularyNetwork
@@ -35,8 +35,7 @@ _SUFFIXES = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing",
 _MAX_SUGGESTIONS, _MIN_SIMILARITY = 3, 0.75  # suggestions for an unknown word: number, and least similarity
 
 
-@dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A requested word and the tags it maps to; no tags if nothing visible makes the sound."""
 
     word: str
@@ -77,12 +76,10 @@ def find_tags(phrase: str) -> tuple[str, ...] | None:
     for form in chain(_forms(phrase), _forms(" ".join(words)), _forms(" ".join(nouns))):
         if form in known_words():
             return known_words()[form]
-    all_tags: list[str] = []
-    for word in nouns if len(words) > 1 else ():
-        if (tags := find_tags(word)) is None:
-            return None
-        all_tags += tags
-    return tuple(dict.fromkeys(all_tags)) if nouns and len(words) > 1 else None
+    if not nouns or len(words) < 2:
+        return None
+    tags_of_nouns = [tags for noun in nouns if (tags := find_tags(noun)) is not None]
+    return tuple(dict.fromkeys(chain(*tags_of_nouns))) if len(tags_of_nouns) == len(nouns) else None
 
 
 def _forms(word: str) -> Iterator[str]:
@@ -107,11 +104,10 @@ def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
         raise UserError("--words needs a checkpoint with a sound tagger; take --checkpoint natural")
     prompts, unknown = [], []
     for word in split_words(text):
-        table_tags = find_tags(word)
-        tags = _similar_tags(model, word) if table_tags is None else table_tags
-        if table_tags is None and not tags:
+        if (tags := find_tags(word)) is None:
+            tags = _similar_tags(model, word)
             hint = did_you_mean(word, known_words(), _MAX_SUGGESTIONS, _MIN_SIMILARITY)
-            unknown.append(f"{word!r}: no such word is known{hint}")
+            unknown += [] if tags else [f"{word!r}: no such word is known{hint}"]
         prompts.append(Prompt(word, tags))
     if unknown:
         raise UserError(f"{' '.join(unknown)} {LIST}")
@@ -123,21 +119,12 @@ def find_prompts(model: SegmentationModel, text: str) -> list[Prompt]:
 def _similar_tags(model: SegmentationModel, word: str) -> tuple[str, ...]:
     """Return the tags whose text embedding is similar to that of the word."""
     names = F.normalize(cast(Tensor, model.audio.names).cpu(), dim=-1)
-    vector = names[model.classes.index(word)] if word in model.classes else _embedding(word)
-    if vector is None:
+    try:
+        vector = names[model.classes.index(word)] if word in model.classes else embed_with_minilm((word,))[0]
+    except UserError:  # the text encoder is not installed
         return ()
     similar = (names @ vector > cast(EvidenceConfig, model.config.evidence).synonym_threshold).tolist()
     return tuple(name for name, same in zip(model.classes, similar, strict=True) if same and name in audio_words())
-
-
-def _embedding(word: str) -> Tensor | None:
-    """Return the text embedding of a word, a unit vector [E]; None if the text encoder is not installed."""
-    from icf_avs.encoders.text_encoders import embed_with_minilm
-
-    try:
-        return embed_with_minilm((word,))[0]
-    except UserError:
-        return None
 
 
 def log_prompts(model: SegmentationModel, text: str) -> None:

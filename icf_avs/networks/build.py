@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from icf_avs.config import ModelConfig
 from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_audio
-from icf_avs.encoders.tagger_encoder import TAGGERS
+from icf_avs.encoders.taggers import TAGGERS
 from icf_avs.errors import UserError
 from icf_avs.icf.channel_time import FeatureRefinement
 from icf_avs.networks.avsegformer import AVSegFormer

@@ -12,26 +12,19 @@ from torch.nn import functional as F
 
 from icf_avs.config import EvidenceConfig, ImplicitTextConfig, ModelConfig
 from icf_avs.distributed import rand_for_batch
-from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
-from icf_avs.encoders.voc_segmenter import voc_similarity
+from icf_avs.networks.evidence_prior import EvidencePrior
 from icf_avs.networks.guided import DecoderOutput, GuidedNetwork, SoundTokens
 from icf_avs.networks.guided_parts.decoder import PixelFeatures
 from icf_avs.networks.guided_parts.implicit_text import GuidedImplicitText
-from icf_avs.networks.open_vocabulary_parts.classifier_prior import ClassifierPrior
-from icf_avs.networks.open_vocabulary_parts.combined_prior import EvidencePrior
-from icf_avs.networks.open_vocabulary_parts.segmenter_prior import SegmenterPrior
 from icf_avs.types import AudioFeatures, Missing, VisualFeatures
 
 
 class ConditioningDropout(nn.Module):
     """Conditioning dropout: masks without the name of a sound, because knowledge of trained words misleads on new ones.
 
-    The evidence for the words of a sound stays. All else that the decoder gets from the sound (the sound itself, its
-    text, their comparison with positions in the prior and CDCL's space) is removed; learnt tokens replace sound and
-    text. In training a share of the clips is segmented this way, so the decoder learns to turn evidence into a mask for
-    any word. At test both masks are decoded, and the larger logit counts at each position. Not from the paper.
-
-    tokens: number of implicit text tokens of a frame.
+    Of what the decoder gets from a sound only the evidence for its words stays; learnt tokens replace sound and text. A
+    share of the training clips is segmented this way, so the decoder learns to turn evidence into a mask for any word.
+    Not from the paper. tokens: number of implicit text tokens of a frame.
     """
 
     def __init__(self, dim: int, tokens: int, share: float) -> None:
@@ -58,26 +51,22 @@ class OpenVocabularyNetwork(GuidedNetwork):
     prior: EvidencePrior
 
     def _add_prior(self, config: ModelConfig) -> None:
-        evidence, names = cast(EvidenceConfig, config.evidence), len(config.classes)
+        evidence, text = cast(EvidenceConfig, config.evidence), cast(ImplicitTextConfig, config.implicit_text)
         self.second_scale, self.synonym_threshold = evidence.second_scale, evidence.synonym_threshold
-        classifier = ClassifierPrior(names, evidence.words, evidence.classes)
-        self.prior = EvidencePrior(config.dim, classifier, SegmenterPrior(names, evidence.words))
-        tokens = cast(ImplicitTextConfig, config.implicit_text).tokens
-        self.name_dropout = ConditioningDropout(config.dim, tokens, evidence.name_dropout)
+        self.prior = EvidencePrior(config.dim, len(config.classes), evidence.words, evidence.classes)
+        self.name_dropout = ConditioningDropout(config.dim, text.tokens, evidence.name_dropout)
 
     @property
     def missing(self) -> tuple[Missing, ...]:
         return self.visual.missing
 
     @torch.no_grad()
-    def init_from_names(self, classes: ClassSimilarity) -> None:
+    def init_from_names(self) -> None:
         """Initialise before training: relate names to classes of classifier and segmenter, and start the projections
         of sound and text from the same principal axes of the names. Raises ValueError for more axes than names.
         """
         vocabulary = self.implicit_text.vocabulary
-        names = vocabulary.names.cpu()  # the device of the classes and the text encoder
-        self.prior.classifier.init_from_names(classes, names)
-        self.prior.segmenter.init_from_names(*voc_similarity(names))
+        self.prior.init_from_names(vocabulary.names.cpu())
         axes = vocabulary.principal_axes()
         for part in (vocabulary.project, self.audio.project):
             if axes.shape != part.weight.shape:
@@ -94,7 +83,7 @@ class OpenVocabularyNetwork(GuidedNetwork):
 
     def encode_audio(self, sound: Tensor, tags: bool = False) -> AudioFeatures:
         """As `Network.encode_audio`; the tagger gets all windows of a clip together."""
-        return super().encode_audio(sound if tags else self.audio.tag(sound), tags=True)
+        return super().encode_audio(sound if tags else self.audio.heard(sound), tags=True)
 
     def synonyms(self) -> Tensor:
         return self.implicit_text.vocabulary.synonyms(self.synonym_threshold)
@@ -106,19 +95,18 @@ class OpenVocabularyNetwork(GuidedNetwork):
         text, vocabulary = cast(Tensor, text), self.implicit_text.vocabulary
         evidence = [cast(Tensor, maps).flatten(0, 1) for maps in (visual.class_scores, visual.object_probs)]
         tags = [None if probs is None else probs.flatten(0, 1) for probs in sounds.tag_probs]
-        prior_output = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, vocabulary, *evidence, tags)
-        name_prior = prior_output.text_prior
+        prior = self.prior(pixels.tokens, sounds.semantic.flatten(1, 2), text, vocabulary, *evidence, tags)
+        name_prior = prior.comparison.similarity
         if self.joint_embedding is not None:
             name_prior = name_prior + self._match(pixels, sounds)
         semantic, (clips, frames) = sounds.semantic.flatten(1, 2), sounds.semantic.shape[1:3]
         all_frames = torch.ones(clips * frames, dtype=torch.bool, device=semantic.device)
-        decoded = []
-        for keep_names in [self.name_dropout.draw(clips, frames)] if self.training else [all_frames, ~all_frames]:
-            prior = prior_output.evidence + name_prior * keep_names[:, None, None]
-            decoded.append(
-                (self.decoder(pixels, *self.name_dropout.drop_names(semantic, text, keep_names), prior), prior)
-            )
-        first, prior = decoded[0]
-        logits = torch.stack([masks.logits for masks, _ in decoded]).amax(0)
-        logits = logits - F.softplus(-prior_output.present)[..., None, None]  # no mask for absent objects
-        return DecoderOutput(logits, first.query, prior, prior_output.pixel_reading, prior_output.segmenter)
+        keep_names = [self.name_dropout.draw(clips, frames)] if self.training else [all_frames, ~all_frames]
+        priors = [prior.evidence + name_prior * keep[:, None, None] for keep in keep_names]
+        masks = [
+            self.decoder(pixels, *self.name_dropout.drop_names(semantic, text, keep), each)
+            for keep, each in zip(keep_names, priors, strict=True)
+        ]
+        logits = torch.stack([each.logits for each in masks]).amax(0)
+        logits = logits - F.softplus(-prior.present)[..., None, None]  # no mask for absent objects
+        return DecoderOutput(logits, masks[0].query, priors[0], prior.comparison.pixel_reading, prior.segmenter)

@@ -11,25 +11,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from icf_avs.synthetic.batches import mask_and_class_targets
+from icf_avs.synthetic.scene import Scene
+from icf_avs.synthetic.scene_features import OpenVocabFeatures
+from icf_avs.synthetic.tagger_cache import TaggerOutputs
 from icf_avs.types import Batch
 
-if TYPE_CHECKING:
-    from icf_avs.synthetic.scene import Scene
-    from icf_avs.synthetic.scene_features import OpenVocabFeatures
-    from icf_avs.synthetic.tagger_cache import TaggerOutputs
-
 NEAR = 0.5  # cosine above which a tagger may confuse two words
-_EXTRA_QUERIES = 4  # queries in addition to the first
 _ABSENT_PROB, _SILENT_PROB = 0.14, 0.10  # shares of queries for an absent word, for nothing
-_SIMILAR_ABSENT_PROB = 0.5  # that an absent word is among those nearest to the words shown
-_NUM_SIMILAR = 12  # number of those nearest words
+_SIMILAR_ABSENT_PROB, _NUM_SIMILAR = 0.5, 12  # that an absent word is near to the words shown; nearest words
 _TARGETS = (0.6, 0.3, 0.1)  # of 1, 2, 3 objects
 _GENERIC_PROB = 0.2  # that an object is queried by a generic word
 _SYNONYM_PROB = 0.35  # that a synonym is predicted
@@ -69,28 +64,22 @@ class Vocabulary:
 
 def open_vocab_batch(
     features: OpenVocabFeatures, indices: np.ndarray, words: Vocabulary, sounds: TaggerOutputs,
-    rng: np.random.Generator, noisy: bool = True, extra_queries: int = _EXTRA_QUERIES,
+    rng: np.random.Generator, noisy: bool = True, extra_queries: int = 4,
 ) -> Batch:  # fmt: skip
     """Build a batch of the scenes `indices`, each with tagger predictions for its frames. noisy: scores are jittered,
     channels dropped, the segmenter sometimes omitted, and half of the scenes flipped; else the batch has the images, at
     half their size. extra_queries: queries per scene in addition to the first.
     """
     frames, clips, queries = features.stamp_maps.shape[1], len(indices), 1 + extra_queries
-    tag_rows, sounding, onscreen, maps = [], [], [], []
+    tags, sounding, onscreen, maps = [], [], [], []
     for at in indices:
-        scene = features.scenes[at]
-        objects = features.object_maps(at)
-        onscreen.append(words.synonyms_of([words.index[word] for word in scene.present_words]))
+        objects, sampler = features.object_maps(at), _QuerySampler(features.scenes[at], words, sounds, rng)
+        onscreen.append(sampler.shown)
         for _ in range(queries):
-            tags, queried = _sample_audio(scene, onscreen[-1], frames, words, sounds, rng)
-            tag_rows.append(tags)
-            sounding.append(np.zeros((frames, len(words.words)), bool))
-            class_map = np.zeros((frames, len(scene.objects) + 1), np.int64)
-            for word, when in queried:
-                sounding[-1][when, word] = True
-                for number in scene.objects_named(words.words[word]):
-                    class_map[when, number] = word + 1
-            maps.append(np.stack([row[numbers] for row, numbers in zip(class_map, objects, strict=True)]))
+            predictions, words_on, class_of_object = sampler.draw(frames)
+            tags.append(predictions)
+            sounding.append(words_on)
+            maps.append(class_of_object[np.arange(frames)[:, None, None], objects])
     masks, class_map = mask_and_class_targets(torch.from_numpy(np.stack(maps)))
     levels, scores, probs = features.visual(indices)
     if noisy:
@@ -100,10 +89,8 @@ def open_vocab_batch(
         masks, class_map = (_flip(maps, flipped.repeat_interleave(queries)) for maps in (masks, class_map))
         scores = _jitter_scores(scores, rng)
         probs = probs * torch.from_numpy(rng.random((clips, 1, 1, 1, 1)) >= _NO_SEGMENTER_PROB)
-    tags, sounding = torch.from_numpy(np.stack(tag_rows)), torch.from_numpy(np.stack(sounding))
-    tags, sounding, masks, class_map = (  # B 1+Q ...
-        answers.unflatten(0, (clips, queries)) for answers in (tags, sounding, masks, class_map)
-    )
+    answers = torch.from_numpy(np.stack(tags)), torch.from_numpy(np.stack(sounding)), masks, class_map
+    tags, sounding, masks, class_map = (each.unflatten(0, (clips, queries)) for each in answers)  # B 1+Q ...
     every = torch.ones(clips, frames, dtype=torch.bool)
     return Batch(
         levels, tags.new_zeros(clips, frames, 0),  # empty: tags stand for the sounds
@@ -115,118 +102,114 @@ def open_vocab_batch(
     )  # fmt: skip
 
 
-def _sample_audio(
-    scene: Scene, shown: np.ndarray, frames: int, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
-) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """Return predictions for a scene [T,C], and the queried words, each with the frames [T] bool in which it sounds.
+class _QuerySampler:
+    """Draws queries for a scene. shown [C]: words that may mean something in the image; predictions are rows [C]."""
 
-    shown [C]: words that may mean something in the image.
-    """
-    size = len(words.words)
-    absent = words.nameable & ~shown
-    tags = np.stack([_background(size, sounds, rng)] * frames)
-    draw = rng.random()
-    if draw < _SILENT_PROB:
-        return tags, []
-    if draw < _SILENT_PROB + _ABSENT_PROB:
-        word = sample_absent_word(scene, absent, words, rng)
-        tags[:] = simulate_tagger(word, absent, words, rng)
-        return tags, [(word, np.ones(frames, bool))]
-    count = min(1 + int(rng.choice(3, p=_TARGETS)), len(scene.objects))
-    queried: list[tuple[int, np.ndarray]] = []
-    taken = np.zeros(frames, bool)  # frames in which an object sounds already
-    for item in rng.permutation(len(scene.objects))[:count]:
-        row, names = _sample_object(scene, int(item), absent, words, sounds, rng)
-        others = [index for index in range(len(scene.objects)) if index != item]
-        if others and rng.random() < _FAINT_PROB:
-            other = words.index[scene.objects[rng.choice(others)].words[0]]
-            row[other] = max(row[other], row.max() * rng.uniform(0.03, 0.25))
-        when = _active_frames(frames, rng)
-        tags[when & ~taken] = row
-        row = row * np.float32(rng.uniform(0.4, 1.0))  # a further object in the same frame has lower scores
-        both = when & taken
-        tags[both] = np.maximum(tags[both], row)
-        taken |= when
-        queried += [(name, when) for name in names]
-    return tags, queried
+    def __init__(self, scene: Scene, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator) -> None:
+        self.scene, self.words, self.sounds, self.rng = scene, words, sounds, rng
+        self.usual_words = [words.index[each.words[0]] for each in scene.objects]
+        self.shown = words.synonyms_of([words.index[word] for word in scene.present_words])
+        self.absent = words.nameable & ~self.shown
 
+    def draw(self, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return predictions [T,C], which words are queried in each frame, bool [T,C], and what then sounds: the class
+        of each object [T, objects + 1], 0 for silent ones and for the background, which is the first.
+        """
+        rng, objects = self.rng, range(len(self.usual_words))
+        tags, sounding = np.stack([self._background()] * frames), np.zeros((frames, len(self.absent)), bool)
+        classes = np.zeros((frames, len(objects) + 1), np.int64)
+        draw = rng.random()
+        if draw < _SILENT_PROB:
+            return tags, sounding, classes
+        if draw < _SILENT_PROB + _ABSENT_PROB:
+            word = self._absent_word()
+            tags[:], sounding[:, word] = self._simulated(word), True
+            return tags, sounding, classes
+        count = min(1 + int(rng.choice(3, p=_TARGETS)), len(objects))
+        taken = np.zeros(frames, bool)  # frames in which an object sounds already
+        for item in rng.permutation(len(objects))[:count]:
+            row, names = self._prediction(item)
+            others = [index for index in objects if index != item]
+            if others and rng.random() < _FAINT_PROB:
+                other = self.usual_words[rng.choice(others)]
+                row[other] = max(row[other], row.max() * rng.uniform(0.03, 0.25))
+            when = _active_frames(frames, rng)
+            tags[when & ~taken] = row
+            row = row * np.float32(rng.uniform(0.4, 1.0))  # a further object in the same frame has lower scores
+            both = when & taken
+            tags[both] = np.maximum(tags[both], row)
+            taken |= when
+            for name in names:
+                sounding[when, name] = True
+                for number in self.scene.objects_named(self.words.words[name]):
+                    classes[when, number] = name + 1
+        return tags, sounding, classes
 
-def sample_absent_word(scene: Scene, absent: np.ndarray, words: Vocabulary, rng: np.random.Generator) -> int:
-    """Draw a word for nothing in the image; half of the time it is similar to the word of an object."""
-    choices = np.flatnonzero(absent)
-    if rng.random() < _SIMILAR_ABSENT_PROB:
-        nearness = words.similarity[[words.index[each.words[0]] for each in scene.objects]].max(0)
-        choices = choices[np.argsort(-nearness[choices], kind="stable")[:_NUM_SIMILAR]]
-    return int(rng.choice(choices))
+    def _background(self) -> np.ndarray:
+        """Draw a prediction for frames in which nothing of the image sounds: zeros, noise, or an adjacent sound."""
+        draw, silent = self.rng.random(), self.sounds.silent
+        if draw < 0.3:
+            return np.zeros(len(self.words.words), np.float32)
+        some = self.sounds.noise if draw < 0.7 else silent.reshape(-1, silent.shape[-1])
+        return some[self.rng.integers(len(some))].astype(np.float32)
 
+    def _absent_word(self) -> int:
+        """Draw a word for nothing in the image; half of the time it is similar to the word of an object."""
+        choices = np.flatnonzero(self.absent)
+        if self.rng.random() < _SIMILAR_ABSENT_PROB:
+            nearness = self.words.similarity[self.usual_words].max(0)
+            choices = choices[np.argsort(-nearness[choices], kind="stable")[:_NUM_SIMILAR]]
+        return int(self.rng.choice(choices))
 
-def _sample_object(
-    scene: Scene, item: int, absent: np.ndarray, words: Vocabulary, sounds: TaggerOutputs, rng: np.random.Generator
-) -> tuple[np.ndarray, list[int]]:
-    """Return the prediction for one object [C], and the words that it queries."""
-    word, class_name = words.index[scene.objects[item].words[0]], scene.objects[item].class_name
-    if class_name in sounds.class_names and rng.random() < _RECORDED_PROB:
-        at = sounds.class_names.index(class_name)
-        with_it = np.flatnonzero((sounds.pairs == at).any(1))
-        if rng.random() < _MIXED_PROB and len(with_it):
-            pair = int(rng.choice(with_it))
-            other = words.word_of_class[sounds.class_names[int(sounds.pairs[pair].sum()) - at]]
-            row = sounds.mixed[pair].astype(np.float32)
-            if absent[other] and _is_recognised(row, word, words):
-                return row, [word, *([other] if _is_recognised(row, other, words) else [])]
-        row = sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32)
-        if _is_recognised(row, word, words):
-            return row, [word]
-    generic = scene.objects[item].generic
-    if generic and rng.random() < _GENERIC_PROB:
-        word = words.index[generic[rng.integers(len(generic))]]
-        return simulate_tagger(word, absent, words, rng, synonyms=False), [word]  # "dog" is not predicted for "animal"
-    return simulate_tagger(word, absent, words, rng), [word]
+    def _prediction(self, item: int) -> tuple[np.ndarray, list[int]]:
+        """Return a prediction for one object, and the words that it queries."""
+        rng, words, sounds = self.rng, self.words, self.sounds
+        word, shown = self.usual_words[item], self.scene.objects[item]
+        if shown.class_name in sounds.class_names and rng.random() < _RECORDED_PROB:
+            at = sounds.class_names.index(shown.class_name)
+            with_it = np.flatnonzero((sounds.pairs == at).any(1))
+            if rng.random() < _MIXED_PROB and len(with_it):
+                pair = int(rng.choice(with_it))
+                other = words.word_of_class[sounds.class_names[int(sounds.pairs[pair].sum()) - at]]
+                row = sounds.mixed[pair].astype(np.float32)
+                if self.absent[other] and self._is_recognised(row, word):
+                    return row, [word, *([other] if self._is_recognised(row, other) else [])]
+            row = sounds.outputs[at, rng.integers(sounds.outputs.shape[1])].astype(np.float32)
+            if self._is_recognised(row, word):
+                return row, [word]
+        if shown.generic and rng.random() < _GENERIC_PROB:
+            word = words.index[shown.generic[rng.integers(len(shown.generic))]]
+            return self._simulated(word, synonyms=False), [word]  # "dog" is not predicted for "animal"
+        return self._simulated(word), [word]
 
+    def _is_recognised(self, row: np.ndarray, word: int) -> bool:
+        """Return True if a prediction contains the right word; training on wrong ones would only teach mistakes."""
+        return row[self.words.synonyms_of([word])].max() > max(0.05, 0.4 * row.max())
 
-def _is_recognised(row: np.ndarray, word: int, words: Vocabulary) -> bool:
-    """Return True if a prediction contains the right word; training on wrong ones would only teach mistakes."""
-    return row[words.synonyms_of([word])].max() > max(0.05, 0.4 * row.max())
-
-
-def simulate_tagger(
-    word: int, absent: np.ndarray, words: Vocabulary, rng: np.random.Generator, synonyms: bool = True
-) -> np.ndarray:
-    """Simulate a tagger's prediction for a word [C]: with a high or a low score, and with similar words."""
-    row = np.zeros(len(words.words), np.float32)
-    near = words.similarity[word]
-    strength = rng.uniform(0.2, 1.0)
-    row[word] = strength
-    # A similar word of another object in the image would query that, too: `others` are absent words.
-    alike = np.flatnonzero((near > words.synonym_threshold) & words.nameable & (np.arange(len(near)) != word))
-    if synonyms and len(alike) and rng.random() < _SYNONYM_PROB:
-        row[rng.choice(alike)] = strength
-        row[word] *= rng.choice((0.0, rng.random()))
-    others = np.flatnonzero((near > NEAR) & (near <= words.synonym_threshold) & absent)
-    for other in rng.permutation(others)[: rng.integers(3)]:
-        row[other] = max(row[other], strength * rng.uniform(0.05, 0.7))
-    if rng.random() < _STRAY_PROB:
-        row[rng.choice(np.flatnonzero(absent))] = strength * rng.uniform(0.05, 0.4)
-    return row
-
-
-def _background(size: int, sounds: TaggerOutputs, rng: np.random.Generator) -> np.ndarray:
-    """Draw a prediction for frames in which nothing of the image sounds [C]: zeros, noise, or an adjacent sound."""
-    draw = rng.random()
-    if draw < 0.3:
-        return np.zeros(size, np.float32)
-    some = sounds.noise if draw < 0.7 else sounds.silent.reshape(-1, sounds.silent.shape[-1])
-    return some[rng.integers(len(some))].astype(np.float32)
+    def _simulated(self, word: int, synonyms: bool = True) -> np.ndarray:
+        """Simulate a prediction for a word: with a high or a low score, and with similar words."""
+        rng, words, row = self.rng, self.words, np.zeros(len(self.words.words), np.float32)
+        near = words.similarity[word]
+        row[word] = strength = rng.uniform(0.2, 1.0)
+        # A similar word of another object in the image would query that, too: `others` are absent words.
+        alike = np.flatnonzero((near > words.synonym_threshold) & words.nameable & (np.arange(len(near)) != word))
+        if synonyms and len(alike) and rng.random() < _SYNONYM_PROB:
+            row[rng.choice(alike)] = strength
+            row[word] *= rng.choice((0.0, rng.random()))
+        others = np.flatnonzero((near > NEAR) & (near <= words.synonym_threshold) & self.absent)
+        for other in rng.permutation(others)[: rng.integers(3)]:
+            row[other] = max(row[other], strength * rng.uniform(0.05, 0.7))
+        if rng.random() < _STRAY_PROB:
+            row[rng.choice(np.flatnonzero(self.absent))] = strength * rng.uniform(0.05, 0.4)
+        return row
 
 
 def _active_frames(frames: int, rng: np.random.Generator) -> np.ndarray:
     """Draw one run of active frames, [T] bool: sound starts and ends within a clip; a single frame always sounds."""
     if frames == 1 or rng.random() < 0.4:
         return np.ones(frames, bool)
-    first = int(rng.integers(frames))
-    on = np.zeros(frames, bool)
-    on[first : int(rng.integers(first + 1, frames + 1))] = True
-    return on
+    first, frame = rng.integers(frames), np.arange(frames)
+    return (frame >= first) & (frame < rng.integers(first + 1, frames + 1))
 
 
 def _channel_dropout(level: Tensor, rng: np.random.Generator) -> Tensor:

@@ -10,35 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
+from icf_avs.synthetic import scene_sampler
 from icf_avs.synthetic.catalog import NamedStamp, OpenVocabCatalog
 from icf_avs.synthetic.rendering import canvas_size, load_sprite, visible_shares
 from icf_avs.synthetic.scene import Camera, OpenVocabObject, PlacedStamp, Scene, Shadow, hash_decile
-from icf_avs.synthetic.scene_sampler import (
-    SPLIT_DECILES,
-    ViewRanges,
-    check_request,
-    draw_count,
-    draw_gains,
-    draw_motion,
-    draw_view,
-    search_layout,
-    visibility_times,
-)
-
-T = TypeVar("T")
 
 OPEN_VOCAB_SPLITS = ("train", "val", "test", "heldout", "heldout-val")  # append new ones: seeds use the index
 _HELD_OUT = {"heldout": "cross", "heldout-val": "cross-val"}  # and their names in scenes with sound
-_DECILES = SPLIT_DECILES | dict.fromkeys(_HELD_OUT, range(10))
+_DECILES = scene_sampler.SPLIT_DECILES | dict.fromkeys(_HELD_OUT, range(10))
 _STREAM = 5  # separates the random numbers from those of scenes with sound
 _SMALLEST, _LARGEST = 0.05, 0.9  # square root of the area of a stamp's box, in shorter sides of the image
-_ENLARGED = 2.5 / 448  # maximum shorter sides per pixel of a cut-out: beyond that it does not look like a photograph
-_CLOSE = (0.9, 1.7)  # same as _SMALLEST, _LARGEST for an object close to the camera and partly outside the image
-_CLOSE_ENLARGED = 4.5 / 448
+_CLOSE = (0.9, 1.7)  # the same for an object close to the camera and partly outside the image
+# Maximum shorter sides per pixel of a cut-out, and of a close one: beyond that it does not look like a photograph.
+_ENLARGED, _CLOSE_ENLARGED = 2.5 / 448, 4.5 / 448
 _ZOOM, _PLAIN_ZOOM = (0.35, 1.0), (0.04, 0.25)  # visible share of a background
 _GAINS = (0.7, 1.25), (0.9, 1.1)
 _MIN_VISIBLE = 0.35  # minimum visible share, at all times, of an object's most visible stamp
@@ -59,22 +47,21 @@ class OpenVocabStyle:
 
 
 DEFAULT = OpenVocabStyle()
-# Like videos, for training; evaluation uses DEFAULT.
-NATURAL = OpenVocabStyle(close_prob=0.3, shadow_prob=0.5, plain_prob=0.35)
+NATURAL = OpenVocabStyle(close_prob=0.3, shadow_prob=0.5, plain_prob=0.35)  # like videos; for training only
 
 
 def sample_open_vocab_scene(
     catalog: OpenVocabCatalog, split: str, index: int, seed: int = 0, style: OpenVocabStyle = DEFAULT, seconds: int = 1
 ) -> Scene:
     """Sample scene number `index` of a split in OPEN_VOCAB_SPLITS. Raises ValueError for others or seconds < 1."""
-    check_request(split, OPEN_VOCAB_SPLITS, seconds)
+    scene_sampler.check_request(split, OPEN_VOCAB_SPLITS, seconds)
     rng = np.random.default_rng([_STREAM, seed, OPEN_VOCAB_SPLITS.index(split), index])
     object_stamps = _draw_objects(catalog, split, style, rng)
     close = style.close_prob > 0 and rng.random() < style.close_prob and len(object_stamps[0]) == 1
-    view = ViewRanges(lambda: _zoom(style, rng), 0.05, _GAINS, (0.5, 30), noise_share=0.1)
-    empty = draw_view(catalog.root, _HELD_OUT.get(split, split), index, seed, seconds, view, rng)
-    times = [0.5] if seconds == 1 else visibility_times(seconds)
-    scene = search_layout(
+    view = scene_sampler.ViewRanges(lambda: _zoom(style, rng), 0.05, _GAINS, (0.5, 30), noise_share=0.1)
+    empty = scene_sampler.draw_view(catalog.root, _HELD_OUT.get(split, split), index, seed, seconds, view, rng)
+    times = [0.5] if seconds == 1 else scene_sampler.visibility_times(seconds)
+    scene = scene_sampler.search_layout(
         lambda shrink: _lay_out(object_stamps, empty, shrink, close, rng),
         lambda candidate: _all_visible(candidate, len(object_stamps), times),
         tries=4,
@@ -108,13 +95,11 @@ def _draw_objects(
     catalog: OpenVocabCatalog, split: str, style: OpenVocabStyle, rng: np.random.Generator
 ) -> list[tuple[NamedStamp, ...]]:
     """Draw the stamps of each object until the composition belongs to the split."""
-    known = catalog.training
-    if split == "test":
-        known = tuple(stamp for stamp in catalog.stamps if not stamp.held_out)
+    not_held_out = tuple(stamp for stamp in catalog.stamps if not stamp.held_out)
+    known = not_held_out if split == "test" else catalog.training
     while True:
-        count = draw_count(style.num_objects, 1, rng)
         object_stamps: list[tuple[NamedStamp, ...]] = []
-        while len(object_stamps) < count:
+        for _ in range(scene_sampler.draw_count(style.num_objects, 1, rng)):
             # The first object of a held-out scene is held out, and so are half of the others.
             unknown = split in _HELD_OUT and (not object_stamps or rng.random() < 0.5)
             pool = catalog.held_out if unknown else known
@@ -123,8 +108,9 @@ def _draw_objects(
             used_families = {copies[0].family for copies in object_stamps}
             # Family, then word, then stamp, because there are 24 flowers and one violin.
             family = _choice(sorted({stamp.family for stamp in pool} - used_families), rng)
-            word = _choice(sorted({stamp.word for stamp in pool if stamp.family == family}), rng)
-            same_word = [stamp for stamp in pool if stamp.word == word and stamp.family == family]
+            pool = [stamp for stamp in pool if stamp.family == family]
+            word = _choice(sorted({stamp.word for stamp in pool}), rng)
+            same_word = [stamp for stamp in pool if stamp.word == word]
             first = _choice(same_word, rng)
             copies = int(rng.integers(2, 9)) if rng.random() < style.group_prob else 1
             # Copies of one stamp, or of all stamps of its word.
@@ -135,7 +121,7 @@ def _draw_objects(
             return object_stamps
 
 
-def _choice(choices: Sequence[T], rng: np.random.Generator) -> T:
+def _choice(choices: Sequence[Any], rng: np.random.Generator) -> Any:
     return choices[rng.integers(len(choices))]
 
 
@@ -159,7 +145,8 @@ def _lay_out(
         centre = max(places, key=lambda place: min((float(np.hypot(*(place - c))) for c in centres), default=0.0))
         centres.append(centre)
         # All copies have the same light; the lower ones of a group are larger, and drawn on top.
-        gains, feather = np.array(draw_gains(*_GAINS, rng)), float(rng.uniform(0.2, 1.6)) if rng.random() < 0.7 else 0.0
+        gains = np.array(scene_sampler.draw_gains(*_GAINS, rng))
+        feather = float(rng.uniform(0.2, 1.6)) if rng.random() < 0.7 else 0.0
         poses = [(centre, size, gains)] if len(copies) == 1 else _group(len(copies), centre, size, gains, rng)
         for copy, pose in zip(copies, poses, strict=True):
             stamps.append(_place_stamp(scene, copy, *pose, feather, near, rng))
@@ -188,7 +175,7 @@ def _place_stamp(
     size = min(size, longest * (short_side / long_side) ** 0.5, enlarged * (sprite.width * sprite.height) ** 0.5)
     return PlacedStamp(
         stamp.stem, stamp.class_name, 0, (), *centre.tolist(), float(size),
-        **draw_motion(lambda width: rng.normal(0, width), 8, (0.03, 0.015), 0.04, rng),
+        **scene_sampler.draw_motion(lambda width: rng.normal(0, width), 8, (0.03, 0.015), 0.04, rng),
         gains=tuple(gains.tolist()),
         offset=float(rng.uniform(-20, 20)),
         feather=feather,
@@ -199,11 +186,10 @@ def _all_visible(scene: Scene, objects: int, times: list[float]) -> bool:
     """Return True if enough of every object is visible at all times."""
     shares = visible_shares(scene, times)
     across, down = canvas_size(scene.aspect)
-    boxes, numbers = np.array([stamp.size**2 for stamp in scene.stamps]), np.array(scene.object_of)
+    cutouts = np.array([0.5 * stamp.size**2 for stamp in scene.stamps])  # a cut-out fills half of its box
     for number in range(1, objects + 1):
-        in_object = numbers == number
-        # A cut-out fills half of its box.
-        area = (shares[:, in_object] * boxes[in_object] * 0.5).sum(axis=1) / (across * down)
+        in_object = np.array(scene.object_of) == number
+        area = (shares[:, in_object] * cutouts[in_object]).sum(axis=1) / (across * down)
         if shares[:, in_object].max(axis=1).min() < _MIN_VISIBLE or area.min() < _MIN_AREA:
             return False
     return True

@@ -16,14 +16,17 @@ import torch
 
 from icf_avs.atomic_io import cache_dir, load_arrays, make_once, save_arrays
 from icf_avs.encoders.tagger_encoder import TAG_SETTINGS, WINDOW, WordTagger
+from icf_avs.encoders.taggers import SAMPLE_RATE
 from icf_avs.media.audio_file import resample
+from icf_avs.media.audio_windows import cut_windows
 from icf_avs.synthetic.catalog import Catalog
 from icf_avs.synthetic.sounds import NOISES, SoundBank, noise, tilt_and_reverb
-from icf_avs.types import RATE
+from icf_avs.types import RATE, ClipSpec
 
-SECONDS = 5  # length of a clip; windows at its ends are padded with zeros
+SECONDS = 5  # length of a clip
+_SPEC = ClipSpec(SECONDS, window=round(WINDOW * RATE))  # windows at the ends of a clip are padded with zeros
 _RECIPE = 1  # increased when mixing or tagging changes
-_ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")
+_ARRAYS = ("outputs", "silent", "noise", "pairs", "mixed")  # of TaggerOutputs
 _BATCH = 16
 _RAMP = 0.01  # seconds of ramp on either side of a start or stop
 Progress = Callable[[int, int], None]  # (done, total)
@@ -48,18 +51,15 @@ class TaggerOutputs:
 
 
 def tagger_outputs(
-    catalog: Catalog, recordings: str, tagger: WordTagger, variants: int = 24, only: Collection[str] | None = None,
+    catalog: Catalog, recordings: str, tagger: WordTagger, only: Collection[str], variants: int = 24,
     progress: Progress = lambda done, total: None,
 ) -> TaggerOutputs:  # fmt: skip
-    """Return predictions for the recordings "train" or "cross" of all classes that have any, from the cache or new.
+    """Return predictions for the recordings "train" or "cross" of the classes `only` that have any, cached or new.
 
-    only: names of the wanted classes, None: all. Takes about a minute; the result does not depend on where the files
-    are. Raises UserError if the disk is full.
+    Takes about a minute; the result does not depend on where the files are. Raises UserError if the disk is full.
     """
     bank = SoundBank(catalog, recordings)
-    class_names = tuple(
-        each.name for each in catalog.classes if bank.references(each.name) and (only is None or each.name in only)
-    )
+    class_names = tuple(each.name for each in catalog.classes if each.name in only and bank.references(each.name))
     folder = cache_dir() / "heard" / _digest(catalog, bank, class_names, tagger, variants)
     make_once(folder, lambda new: save_arrays(new, _tag(bank, class_names, tagger, variants, progress)))
     return TaggerOutputs(class_names, *map(np.array, load_arrays(folder, _ARRAYS)))
@@ -89,7 +89,7 @@ def _tag(
 
 def _predict(tagger: WordTagger, windows: list[np.ndarray]) -> np.ndarray:
     """Windows at RATE -> predictions, float16."""
-    waves = resample(torch.from_numpy(np.stack(windows)), RATE, tagger.network.sample_rate)
+    waves = resample(torch.from_numpy(np.stack(windows)), RATE, SAMPLE_RATE)
     with torch.inference_mode():
         return torch.cat([tagger(part[:, None])[:, 0] for part in waves.split(_BATCH)]).half().numpy()
 
@@ -104,8 +104,7 @@ def _example(
     """
     moment = int(rng.integers(SECONDS))
     levels = -rng.uniform(0, 9, len(class_names))
-    samples = SECONDS * RATE
-    clip = np.zeros(samples, np.float32)
+    clip = np.zeros(samples := SECONDS * RATE, np.float32)
     for class_name, level in zip(class_names, levels - levels.max(), strict=True):
         on = rng.random(SECONDS) < 0.5 if pauses else np.ones(SECONDS, bool)
         if not now:
@@ -118,27 +117,21 @@ def _example(
     if rng.random() < 0.85:
         hiss = noise(NOISES[rng.integers(len(NOISES))], samples, rng)
         clip += hiss * 10 ** (-rng.uniform(10, 45) / 20)
-    return _window(clip * min(10 ** (rng.uniform(-32, -14) / 20), 0.99 / float(np.abs(clip).max())), moment)
+    clip *= min(10 ** (rng.uniform(-32, -14) / 20), 0.99 / float(np.abs(clip).max()))
+    return cut_windows(clip, _SPEC, SECONDS)[moment]
 
 
 def _noise_example(rng: np.random.Generator) -> np.ndarray:
     """Return a window of noise alone, from loud to microphone noise."""
     level = 10 ** (-rng.uniform(14, 75) / 20)
-    return _window(noise(NOISES[rng.integers(len(NOISES))], SECONDS * RATE, rng) * level, int(rng.integers(SECONDS)))
+    hiss = noise(NOISES[rng.integers(len(NOISES))], SECONDS * RATE, rng)
+    return cut_windows(hiss * level, _SPEC, SECONDS)[rng.integers(SECONDS)]
 
 
 def _gate(on: np.ndarray) -> np.ndarray:
     """Return 1 in the seconds `on`, 0 in the others, with short ramps between them."""
     ramps = (np.arange(1, SECONDS)[:, None] + np.array((-_RAMP, _RAMP))).reshape(-1)
     return np.interp(np.arange(SECONDS * RATE) / RATE, ramps, np.repeat(on, 2)[1:-1]).astype(np.float32)
-
-
-def _window(clip: np.ndarray, moment: int) -> np.ndarray:
-    """Return the window around the middle of second `moment`, zeros beyond the clip, float32."""
-    samples = round(WINDOW * RATE)
-    start = round((moment + 0.5) * RATE) - samples // 2
-    padded = np.pad(clip, samples)
-    return padded[start + samples : start + 2 * samples].astype(np.float32)
 
 
 def _digest(catalog: Catalog, bank: SoundBank, class_names: tuple[str, ...], tagger: WordTagger, variants: int) -> str:

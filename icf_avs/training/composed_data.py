@@ -13,7 +13,8 @@ import torch
 
 from icf_avs.config import EvidenceConfig, TrainConfig
 from icf_avs.encoders.registry import embed_names
-from icf_avs.encoders.tagger_encoder import WordTagger, audio_words, load_tagger
+from icf_avs.encoders.tagger_encoder import WordTagger, audio_words
+from icf_avs.encoders.taggers import load_tagger
 from icf_avs.media.audio_windows import clip_windows
 from icf_avs.synthetic.audio_augment import PLAIN, VARIED
 from icf_avs.synthetic.batches import concat_batches, make_batch, render_clip
@@ -168,10 +169,8 @@ class OpenVocabData(ComposedData):
         self.words = training_words(self.catalog, config.text_encoder, evidence.synonym_threshold)
         self.classes = self.words.words
         tagger = WordTagger(load_tagger(config.model.audio), self.classes)
-        known = self.catalog.training_classes
-        self.sounds = tagger_outputs(
-            load_catalog(stamps), "train", tagger, only=known, progress=lambda *at: report("tagging", *at, {})
-        )
+        known, progress = self.catalog.training_classes, lambda *at: report("tagging", *at, {})
+        self.sounds = tagger_outputs(load_catalog(stamps), "train", tagger, only=known, progress=progress)
 
         def scenes(name: str, split: str, count: int, seed: int, spec: ClipSpec) -> OpenVocabFeatures:
             scene_set = SceneSet(split, count, seed, NATURAL, spec)

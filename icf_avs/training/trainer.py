@@ -17,7 +17,6 @@ from icf_avs.atomic_io import atomic_file
 from icf_avs.checkpoint.serialization import load_checkpoint, state_dict_without_frozen
 from icf_avs.config import TrainConfig
 from icf_avs.config_dict import from_dict
-from icf_avs.encoders.open_vocab_encoder import ClassSimilarity
 from icf_avs.encoders.registry import NEEDS_VOCABULARY, build_visual, embed_names
 from icf_avs.encoders.text_encoders import load_text_encoders
 from icf_avs.errors import UserError
@@ -48,7 +47,7 @@ def build_model(config: TrainConfig, classes: tuple[str, ...], init: Path | None
     if model.mit and model.mit.reading == "text":
         new_model.network.text.implicit_text.attach(load_text_encoders(model.mit.encoders))
     if model.evidence:
-        new_model.network.init_from_names(ClassSimilarity())
+        new_model.network.init_from_names()
     if init is not None:
         init_model = load_checkpoint(init)
         if init_model.config != new_model.config:

@@ -1,38 +1,108 @@
-"""Words for AudioSet tags, their weights in time, and the audio encoder over them: hand-worked, and on recordings."""
+"""Audio taggers against published numbers, words for their tags, the encoder over these, and cached predictions."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tagger_weights import published_weights
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import ASTConfig, ASTForAudioClassification
 
-from icf_avs.encoders.ast_tagger import AST
-from icf_avs.encoders.efficientat import EfficientAT, load_efficientat
 from icf_avs.encoders.open_vocab_encoder import audioset_names
 from icf_avs.encoders.tagger_encoder import (
     FULL_CONFIDENCE_SCORE,
-    RATE,
     RELATIVE_SCORE_FLOOR,
     TaggerEncoder,
     WordTagger,
     audio_words,
     reflect_pad_silence,
 )
+from icf_avs.encoders.taggers import AST, SAMPLE_RATE, EfficientAT, kaldi_log_mel, load_efficientat
 from icf_avs.encoders.text_encoders import embed_with_minilm
 from icf_avs.encoders.weights import read_rows
 from icf_avs.media.audio_file import resample
-from icf_avs.synthetic.catalog import Catalog
+from icf_avs.synthetic import tagger_cache
+from icf_avs.synthetic.catalog import HELD_OUT, Catalog, load_open_vocab_stamps
 from icf_avs.synthetic.sounds import SoundBank
+from icf_avs.synthetic.tagger_cache import tagger_outputs
 from research.onsets import scores
 
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "efficientat.json").read_text())
 WORDS, DIM = audio_words(), 16
 TABLE = read_rows("audioset_words.csv")
 SPECIFIC = {int(row["index"]): row["word"] for row in TABLE if row["use"] == "1"}
 GENERAL = {int(row["index"]): row["word"] for row in TABLE if row["use"] == "2"}
+
+
+def numpy_log_mel(wave: NDArray) -> NDArray:
+    """[n] -> [128, frames], frame by frame and filter by filter, as in Kaldi's documentation."""
+    sharp = wave[1:] - 0.97 * wave[:-1]
+    mirrored = np.concatenate([sharp[512:0:-1], sharp, sharp[-2:-514:-1]])
+    window = np.zeros(1024)
+    window[112:912] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(800) / 799)
+    frames = np.stack([mirrored[at : at + 1024] * window for at in range(0, len(sharp) + 1, 320)])
+    power = np.abs(np.fft.fft(frames)[:, :513]) ** 2
+    mels = 1127 * np.log(1 + np.arange(513) * 31.25 / 700)
+    step = 1127 * np.log(1 + 15_000 / 700) / 129
+    bank = np.stack([np.maximum(0, 1 - np.abs(mels - (band + 1) * step) / step) for band in range(128)])
+    return (np.log(bank @ power.T + 1e-5) + 4.5) / 5
+
+
+@pytest.mark.parametrize("samples", [514, 48_123])
+def test_the_front_end_equals_a_numpy_one(samples: int) -> None:
+    wave = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(5))
+    mel = kaldi_log_mel(wave)
+    assert mel.shape == (2, 128, 1 + (samples - 1) // 320)
+    expected = np.stack([numpy_log_mel(one.double().numpy()) for one in wave])
+    assert np.abs(mel.numpy() - expected).max() < 1e-4
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(kaldi_log_mel(wave), mel)
+
+
+def test_sizes_equal_the_published_file_of_mn10() -> None:
+    """The counts are known from code that pins the file."""
+    network = EfficientAT(width=1.0)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 4_876_831
+    state = network.state_dict().values()
+    assert len(state) == 312 and sum(tensor.numel() for tensor in state) == 4_901_277
+
+
+@pytest.mark.parametrize(("rate", "to"), [(16_000, 32_000), (32_000, 16_000), (22_050, 32_000)])
+def test_resampling_keeps_tones_below_nyquist_and_drops_those_above(rate: int, to: int) -> None:
+    time, later = np.arange(12_345) / rate, np.arange(-(-12_345 * to // rate)) / to
+    for hertz, tolerance in ((60.0, 2e-5), (1234.5, 2e-5), (0.4 * min(rate, to), 1e-3)):
+        found = resample(torch.from_numpy(np.sin(2 * np.pi * hertz * time)).float(), rate, to).numpy()
+        assert np.abs(found - np.sin(2 * np.pi * hertz * later))[500:-500].max() < tolerance
+    if to < rate:
+        alias = resample(torch.from_numpy(np.sin(2 * np.pi * 0.56 * to * time)).float(), rate, to)
+        assert alias[500:-500].abs().max() < 1e-3
+
+
+@torch.no_grad()
+def test_equals_the_published_network() -> None:
+    """On a rising tone in a little noise. Silence is tagged as such."""
+    published = load_efficientat(published_weights())
+    for window in GOLDEN["windows"]:
+        time = np.arange(round(window["seconds"] * 32_000)) / 32_000
+        noise = np.random.default_rng(7).standard_normal(len(time))
+        wave = 0.3 * np.sin(2 * np.pi * (200 * time + 900 * time**2)) + 0.02 * noise
+        embedding = published.columns(torch.from_numpy(wave.astype(np.float32))[None]).mean(2)
+        logits = published.classifier(embedding)
+        values, order = logits[0].topk(5)
+        assert [audioset_names()[i] for i in order.tolist()] == list(window["top"])
+        assert values.tolist() == pytest.approx(list(window["top"].values()), abs=1e-3)
+        assert logits[0, ::50].tolist() == pytest.approx(window["every_50th_logit"], abs=1e-3)
+        assert embedding[0, ::40].tolist() == pytest.approx(window["every_40th_of_embedding"], abs=1e-3)
+    logits = published.classifier(published.columns(torch.zeros(1, 64_000)).mean(2))
+    assert audioset_names()[int(logits[0].argmax())] == "Silence"
+    assert not any(module.training for module in published.train().modules())
 
 
 def test_the_table_has_a_row_for_each_tag() -> None:
@@ -81,8 +151,8 @@ def test_zero_padding_is_replaced_by_reflection() -> None:
 def test_tags_are_those_of_the_middle_second(catalog: Catalog) -> None:
     tagger = WordTagger(load_efficientat(published_weights()), ("almond", *WORDS, "yak"))
     bark = SoundBank(catalog, "cross").loop_recording("dog", 80_000, np.random.default_rng(0))
-    barks = resample(torch.from_numpy(bark)[None], 16_000, RATE)[0]
-    time = torch.arange(len(barks)) / RATE
+    barks = resample(torch.from_numpy(bark)[None], 16_000, SAMPLE_RATE)[0]
+    time = torch.arange(len(barks)) / SAMPLE_RATE
     hiss = 1e-4 * torch.randn(len(barks), generator=torch.Generator().manual_seed(1))
     inside = (time >= 2) & (time < 3)
     with torch.no_grad():
@@ -96,9 +166,9 @@ def test_tags_are_those_of_the_middle_second(catalog: Catalog) -> None:
 def test_other_taggers_with_audioset_tags() -> None:
     """Shapes only, with random weights."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    small_ast = AST(ASTForAudioClassification(ASTConfig(num_labels=527, **sizes)), RATE)
-    waves = torch.stack([0.1 * torch.randn(5 * RATE), torch.zeros(5 * RATE)])
-    for network, steps in ((EfficientAT(RATE, True, 1.0), 16), (small_ast, 50)):
+    small_ast = AST(ASTForAudioClassification(ASTConfig(num_labels=527, **sizes)))
+    waves = torch.stack([0.1 * torch.randn(5 * SAMPLE_RATE), torch.zeros(5 * SAMPLE_RATE)])
+    for network, steps in ((EfficientAT(width=1.0), 16), (small_ast, 50)):
         assert network.columns(waves).shape[2] == steps == round(5 / network.step)
         weights = WordTagger(network, WORDS)(waves[None])[0]
         assert weights[0].any() and not weights[1].any()
@@ -115,7 +185,7 @@ def heard(**weights: float) -> Tensor:
 def test_a_mixture_by_hand_and_faint_tags_with_silence() -> None:
     torch.manual_seed(0)
     names = embed_with_minilm(WORDS)
-    encoder = TaggerEncoder(DIM, WordTagger(EfficientAT(RATE, frozen=True), WORDS), names)
+    encoder = TaggerEncoder(DIM, WordTagger(EfficientAT(), WORDS), names)
     token, tokens, _ = encoder.encode_tags(heard(dog=0.6, cat=0.2))
     places = [WORDS.index("dog"), WORDS.index("cat")]
     vectors = encoder.project(F.normalize(names - names.mean(0), dim=-1))[places]
@@ -146,3 +216,31 @@ def test_scores_on_sounds_that_start_and_stop_by_hand() -> None:
     assert found["f1"] == pytest.approx(2 * 2 / (3 + 2))
     assert found["right"] == pytest.approx((1 + 3 + 0) / (2 + 4 + 4))
     assert found["lost"] == pytest.approx(1 / 4)
+
+
+def test_training_classes_are_tagged_as_their_words_once(catalog: Catalog, tmp_path: Path, monkeypatch) -> None:
+    """Of six classes, three are held out. Predictions are cached until an input changes."""
+    wanted = ("dog", "horse", "rooster", "duck", "violin", "rubber-duck")
+    catalog = replace(catalog, classes=tuple(kind for kind in catalog.classes if kind.name in wanted))
+    known = load_open_vocab_stamps(catalog.root, held_out=()).training_classes
+    assert known >= {*HELD_OUT, "dog", "horse", "rooster"}
+    tagger = WordTagger(load_efficientat(published_weights()), audio_words())
+    monkeypatch.setattr(tagger_cache, "cache_dir", lambda: tmp_path)
+    only = load_open_vocab_stamps(catalog.root).training_classes
+    made = tagger_outputs(catalog, "train", tagger, only, 4)
+    assert made.class_names == ("dog", "horse", "rooster") and made.outputs.shape == (3, 4, tagger.dim)
+    assert made.silent.shape == (3, 1, tagger.dim) and len(made.noise) == 4
+    assert len(made.mixed) == len(made.pairs) == 3 and (made.pairs[:, 0] != made.pairs[:, 1]).all()
+
+    place, outputs = audio_words().index("dog"), made.outputs.astype(float)
+    assert outputs[0].mean(0).argmax() == place and outputs[0, :, place].mean() > 0.2
+    assert outputs[2, :, place].mean() < 0.1 and made.noise[:, place].max() < 0.1
+    assert made.silent[0, :, place].mean() < 0.2, "only while it sounds"
+
+    monkeypatch.setattr(tagger_cache, "noise", None)
+    again = tagger_outputs(catalog, "train", tagger, made.class_names, 4)
+    assert all(map(np.array_equal, vars(again).values(), vars(made).values()))
+    reordered = WordTagger(tagger.network, (*audio_words()[1:], audio_words()[0]))
+    for recordings, other, variants in (("cross", tagger, 4), ("train", tagger, 5), ("train", reordered, 4)):
+        with pytest.raises(TypeError, match="not callable"):
+            tagger_outputs(catalog, recordings, other, only, variants)

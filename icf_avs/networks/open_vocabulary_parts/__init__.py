@@ -1,1 +1,0 @@
-"""Parts that the open-vocabulary network adds to the guided network: one file each."""
