@@ -1,12 +1,19 @@
-"""Scores do not depend on the floating-point precision of a metric, of the module that holds it, or of predictions."""
+"""Scores do not depend on the floating-point precision of a metric, of the module that holds it, or of predictions;
+nor on the number of processes.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing import spawn
 from torchmetrics import Metric
 
 from icf_avs.evaluation.metrics import AVSBenchMetric, DatasetMetric, SemanticMetric, StrictMetric
@@ -20,9 +27,7 @@ def lowered(metric: Metric, way: str, dtype: torch.dtype) -> Metric:
     """The metric after a change of type, by itself or as part of a module."""
     if way == "set_dtype":
         return metric.set_dtype(dtype)
-    holder = nn.ModuleDict({"metric": metric, "layer": nn.Linear(2, 2)})
-    short = {torch.float16: "half", torch.bfloat16: "bfloat16"}[dtype]
-    getattr(holder, short)() if way == "half" else getattr(holder, way)(dtype)
+    holder = nn.ModuleDict({"metric": metric, "layer": nn.Linear(2, 2)}).to(dtype)
     assert holder["layer"].weight.dtype == dtype
     return holder["metric"]
 
@@ -43,16 +48,12 @@ def scores(name: str, change: Callable[[Metric], Metric] = lambda metric: metric
     return metric.compute()
 
 
-@pytest.mark.parametrize("dtype", LOWER, ids=str)
-@pytest.mark.parametrize("way", ["set_dtype", "to", "type", "half"])
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_in_lower_precision_counts_exactly(name: str, way: str, dtype: torch.dtype) -> None:
-    assert scores(name, lambda metric: lowered(metric, way, dtype)) == scores(name)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_the_precision_of_predictions_and_of_torch_changes_nothing(name: str) -> None:
+def test_precision_changes_no_score(name: str) -> None:
     expected = scores(name)
+    for dtype in LOWER:
+        for way in ("set_dtype", "to"):
+            assert scores(name, lambda metric, way=way, dtype=dtype: lowered(metric, way, dtype)) == expected
     assert all(scores(name, predicted=dtype) == expected for dtype in (*LOWER, torch.float64))
     torch.set_default_dtype(torch.float64)
     try:
@@ -65,3 +66,45 @@ def test_resetting_keeps_the_types() -> None:
     metric = DatasetMetric().set_dtype(torch.float16)
     metric.reset()
     assert metric.pixels.dtype == torch.float64
+
+
+CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
+
+
+def shared_scores(rank: int, world: int) -> dict[str, dict[str, float]]:
+    """Scores over all processes; this one gets every `world`-th batch."""
+    rng = np.random.default_rng(5)
+    binary = {"reference": AVSBenchMetric(BATCH), "strict": StrictMetric(), "dataset": DatasetMetric()}
+    metrics = {**binary, "semantic": SemanticMetric(5)}
+    lonely = AVSBenchMetric(CLIPS)
+    for clip in range(CLIPS):
+        p = torch.from_numpy(rng.random((3, 5, 4), np.float32))
+        truth = torch.from_numpy(rng.random(p.shape) < 0.3 * (clip != 3))
+        labels = torch.from_numpy(rng.integers(0, 5, (2, *p.shape)))
+        if rank == 0:
+            lonely.update(p, truth)  # one process has no clip of this metric, the other no full batch
+        if clip // BATCH % world == rank:
+            for metric in binary.values():
+                metric.update(p, truth)
+            metrics["semantic"].update(*labels)
+        if clip == 4:
+            metrics["reference"].compute()  # compute() leaves the open batches as they are
+    return {name: metric.compute() for name, metric in {**metrics, "lonely": lonely}.items()}
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    Path(folder, f"{rank}.json").write_text(json.dumps(shared_scores(rank, WORLD)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_two_processes_give_the_scores_of_one(tmp_path: Path) -> None:
+    want = shared_scores(0, 1)
+    spawn(process, (str(tmp_path),), WORLD)
+    for rank in range(WORLD):
+        got = json.loads((tmp_path / f"{rank}.json").read_text())
+        for name in want:
+            assert got[name] == pytest.approx(want[name], abs=1e-6), f"{name}, process {rank}"

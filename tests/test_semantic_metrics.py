@@ -45,9 +45,8 @@ def test_hand_worked_frames():
     prediction, truth = [[[0, 1, 1, 1]]], [[[0, 0, 1, 1]]]
     scores = score(prediction, truth, 4)
     iou, f = 1 / 2 + 2 / 3, 1.3 * 0.5 / (0.3 + 0.5) + 1.3 * (2 / 3) / (0.3 * 2 / 3 + 1)
-    assert [scores[name] for name in ("miou", "f", "miou_strict", "f_strict")] == pytest.approx(
-        [iou / 4, f / 4, iou / 2, f / 2]
-    )
+    names = ("miou", "f", "miou_strict", "f_strict")
+    assert [scores[name] for name in names] == pytest.approx([iou / 4, f / 4, iou / 2, f / 2])
     # a second frame: class 0 has IoU 3/4, and class 2 is a false positive
     scores = score([*prediction, [[0, 0, 0, 2]]], [*truth, [[0, 0, 0, 0]]], 4)
     mean0 = (1 / 2 + 3 / 4) / 2  # class 1 is absent from the second frame, which does not count for it
@@ -61,15 +60,13 @@ def test_hand_worked_frames():
 def test_reference_nobg_drops_class_70_and_nobg_class_0():
     truth = np.zeros((1, 2, 2), int)
     truth[0, 0] = 70
-    scores = score(truth, truth)  # background and class 70 are correct, the other 69 are absent
-    assert scores["miou"] == pytest.approx(2 / 71)
-    assert scores["miou_reference_nobg"] == scores["f_reference_nobg"] == pytest.approx(1 / 70)
-    only_background = score(np.zeros_like(truth), truth)
-    assert only_background["miou_reference_nobg"] == pytest.approx(0.5 / 70)  # from the background alone
-    assert only_background["miou_nobg"] == only_background["f_nobg"] == 0
-    only_the_last = score(np.full_like(truth, 70), truth)
-    assert only_the_last["miou_reference_nobg"] == only_the_last["f_reference_nobg"] == 0
-    assert only_the_last["miou_nobg"] == pytest.approx(0.5 / 70)
+    both, background, last = (score(ids, truth) for ids in (truth, np.zeros_like(truth), np.full_like(truth, 70)))
+    assert both["miou"] == pytest.approx(2 / 71)  # the other 69 classes are absent
+    assert both["miou_reference_nobg"] == both["f_reference_nobg"] == pytest.approx(1 / 70)
+    assert background["miou_reference_nobg"] == pytest.approx(0.5 / 70)  # from the background alone
+    assert background["miou_nobg"] == background["f_nobg"] == 0
+    assert last["miou_reference_nobg"] == last["f_reference_nobg"] == 0
+    assert last["miou_nobg"] == pytest.approx(0.5 / 70)
 
 
 def test_padding_is_not_scored():
