@@ -40,13 +40,6 @@ def built(**parts: None) -> SegmentationModel:
     return build_model(settings, ClipSpec(frames=2, image_size=64, phase=0.25), load_efficientnet_lite0(), names)
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("whole") / "model.safetensors"
-    save_checkpoint(built(), path, RECIPE)
-    return path.read_bytes()
-
-
 @pytest.mark.parametrize(("parts", "words"), [({}, NAMES), (PLAIN, ())], ids=["whole", "baseline"])
 def test_round_trip(parts: dict, words: tuple[str, ...], tmp_path: Path) -> None:
     model, path = built(**parts), tmp_path / "some" / "model.safetensors"
@@ -90,17 +83,21 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("case", ["missing", "truncated", *SPOILT])
-def test_unusable_checkpoints_give_a_one_line_error(case: str, content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    change, message = SPOILT.get(case, (None, "no such checkpoint|not a safetensors file"))
-    if case != "missing":
-        path.write_bytes(content if change else content[: len(content) // 2])
-    if change:
-        rewrite(path, path, change)
-    with pytest.raises(UserError, match=message) as raised:
-        load_checkpoint(path)
-    assert "\n" not in str(raised.value) and str(raised.value).startswith(str(path))
+def test_unusable_checkpoints_give_a_one_line_error(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.safetensors", tmp_path / "model.safetensors"
+
+    def refused(message: str) -> None:
+        with pytest.raises(UserError, match=message) as raised:
+            load_checkpoint(path)
+        assert "\n" not in str(raised.value) and str(raised.value).startswith(str(path))
+
+    save_checkpoint(built(), whole, RECIPE)
+    refused("no such checkpoint")
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    refused("not a safetensors file")
+    for change, message in SPOILT.values():
+        rewrite(whole, path, change)
+        refused(message)
 
 
 def test_every_recipe_survives_json() -> None:
@@ -128,15 +125,14 @@ def test_an_absent_part_stays_absent() -> None:
 
 
 CONVERSIONS = {  # a change of each tensor, and the name of one that makes no sense then
-    "all float16": (lambda name, value: value.half(), ""),  # flags and numbers of classes too
-    "all float64": (lambda name, value: value.double(), ""),
-    "flags uint8": (lambda name, value: value.to(torch.uint8) if value.dtype == torch.bool else value, ""),
-    "bfloat16 has no 999": (lambda name, value: value.bfloat16(), "prior.evidence.related"),  # numbers of classes
-    "beyond int16": (lambda name, value: value.long() + 100_000, "prior.evidence.related"),
-    "flags of two": (lambda name, value: value.long() + 2, "counterfactual.met"),
-    "weights int8": (lambda name, value: (value * 100).to(torch.int8), "decoder.role"),
-    "complex weights": (lambda name, value: value.to(torch.complex64), "decoder.role"),
-    "weights beyond float32": (lambda name, value: value.double() * 1e300, "decoder.role"),
+    "all float16": (lambda value: value.half(), ""),  # flags and numbers of classes too
+    "flags uint8": (lambda value: value.to(torch.uint8) if value.dtype == torch.bool else value, ""),
+    "bfloat16 has no 999": (lambda value: value.bfloat16(), "prior.evidence.related"),  # numbers of classes
+    "beyond int16": (lambda value: value.long() + 100_000, "prior.evidence.related"),
+    "flags of two": (lambda value: value.long() + 2, "counterfactual.met"),
+    "weights int8": (lambda value: (value * 100).to(torch.int8), "decoder.role"),
+    "complex weights": (lambda value: value.to(torch.complex64), "decoder.role"),
+    "weights beyond float32": (lambda value: value.double() * 1e300, "decoder.role"),
 }
 
 
@@ -146,14 +142,13 @@ def test_weights_of_any_precision_load_and_values_without_sense_are_refused(case
     change, senseless = CONVERSIONS[case]
 
     def convert(_: object, state: dict[str, Tensor]) -> None:
-        state.update({name: change(name, value) for name, value in state.items() if senseless in ("", name)})
+        state.update({name: change(value) for name, value in state.items() if senseless in ("", name)})
 
     path = rewrite(shipped("natural"), tmp_path / "other.safetensors", convert)
     if senseless:
         (current,) = (key.rpartition(".")[2] for key in current_keys({senseless: torch.zeros(0)}))
-        with pytest.raises(UserError, match=rf"other.safetensors: damaged checkpoint .*{current}.*") as caught:
+        with pytest.raises(UserError, match=rf"other.safetensors: damaged checkpoint .*{current}[^\n]*$"):
             load_checkpoint(path, without_frozen_weights=True)
-        assert "\n" not in str(caught.value)
         return
     found = load_checkpoint(path, without_frozen_weights=True).state_dict()
     for name, value in load_checkpoint(shipped("natural"), without_frozen_weights=True).state_dict().items():

@@ -88,6 +88,7 @@ def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: Stam
     assert fixed.images.scenes == data.images.scenes, "the scenes of a seed of their own, where one is set"
 
 
+@pytest.mark.full
 def test_pretraining_ends_when_its_loss_stops_falling(data: StampsData, tmp_path: Path) -> None:
     """The next stage does not change; an interrupted run ends pretraining at the same step, bit for bit."""
     config = replace(TINY, audio_pretrain_steps=30, audio_pretrain_patience=4, steps=2, checkpoint_every=3)
@@ -114,21 +115,19 @@ def test_plateau_detection() -> None:
 
 def test_weight_decay_spares_biases_norms_and_temperatures(trainer_of: Callable) -> None:
     """A step with zero gradients shrinks matrices by rate times decay and keeps biases, norms and temperatures."""
-    trainer = trainer_of(replace(MASKS_ONLY, learning_rate=0.1, weight_decay=0.5, warmup=0))
-    every = {id(p): name for name, p in trainer.model.named_parameters() if p.requires_grad}
-    pairs = [(group, p) for group in trainer.optimizer.param_groups for p in group["params"]]
-    assert sorted(every) == sorted(id(p) for _, p in pairs)
-    before = [p.detach().clone() for _, p in pairs]
-    for _, parameter in pairs:
-        parameter.grad = torch.zeros_like(parameter)
+    trainer, kept = trainer_of(replace(MASKS_ONLY, learning_rate=0.1, weight_decay=0.5, warmup=0)), set()
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    groups = {id(p): group for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert len(groups) == len(before) == sum(len(group["params"]) for group in trainer.optimizer.param_groups)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     trainer.optimizer.step()
-    kept = set()
-    for (group, parameter), old in zip(pairs, before, strict=True):
-        name = every[id(parameter)]
-        spared = parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
-        assert group["weight_decay"] == (0 if spared else 0.5), name
-        assert torch.allclose(parameter.detach(), (1 - group["lr"] * group["weight_decay"]) * old), name
-        kept |= {name} if spared else set()
+    for name, parameter in trainer.model.named_parameters():
+        if name in before:
+            group, spared = groups[id(parameter)], parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
+            assert group["weight_decay"] == (0 if spared else 0.5), name
+            assert torch.allclose(parameter.detach(), (1 - group["lr"] * group["weight_decay"]) * before[name]), name
+            kept |= {name} if spared else set()
     wanted = ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight")
     assert {f"network.{name}" for name in wanted} <= kept
 
@@ -150,15 +149,13 @@ def test_temperatures_stay_within_bounds(value: float, data: StampsData, trainer
     assert [float(parameter.detach().exp()) for parameter in learnt] == pytest.approx([bound] * 2)
 
 
-def test_schedule() -> None:
+def test_schedule_and_batches(data: StampsData) -> None:
+    """Batches have ten images or two clips of five frames, those of audio pretraining eight frames."""
     rates = [schedule(step, 100, 10) for step in range(101)]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
     assert all(a >= b for a, b in pairwise(rates[10:])) and rates[100] == pytest.approx(0.02)
-
-
-def test_batches_have_ten_images_or_two_clips_of_five_frames(data: StampsData) -> None:
     assert {data.batch(step).masks.shape[:2] for step in range(4, 16)} == {(10, 1), (2, 5)}
-    assert data.batch(0).waveforms.shape[:2] == (8, 1)  # of audio pretraining
+    assert data.batch(0).waveforms.shape[:2] == (8, 1)
 
 
 def test_the_highres_stage_has_larger_frames() -> None:
