@@ -18,14 +18,6 @@ from icf_avs.atomic_io import replaced_file, replaced_folder, unfinished_folder,
 from icf_avs.checkpoint.serialization import save_checkpoint
 
 
-def started(*arguments: str | Path) -> subprocess.Popen:
-    environment, pipe = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], env=environment, stdout=pipe, stderr=pipe, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup makes them ignore it
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_written_files_follow_the_umask(umask: int, tmp_path: Path) -> None:
     before = os.umask(umask)
@@ -59,15 +51,21 @@ def test_folders_in_use_are_not_removed(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("videos") / "long.mp4"
-    return make_clip(path, seconds=20, size=(640, 480), sound=tone(20))
+    return make_clip(tmp_path_factory.mktemp("videos") / "long.mp4", seconds=20, size=(640, 480), sound=tone(20))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+OTHERS = [pytest.param(number, marks=pytest.mark.full) for number in (signal.SIGHUP, signal.SIGINT)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, *OTHERS])
 def test_a_terminated_command_leaves_no_files(number: int, video: Path, tmp_path: Path) -> None:
     """After SIGKILL, the next write into the folder removes the leftovers."""
     out = tmp_path / "out"
-    run = started("-m", "icf_avs", "segment", video, "--out", out, "--checkpoint", "stamps")
+    command = [sys.executable, "-m", "icf_avs", "segment", video, "--out", out, "--checkpoint", "stamps"]
+    run = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup makes them ignore it
+    )  # fmt: skip
     while not list(out.glob(".icf-*/new/masks/*.png")) and run.poll() is None:
         time.sleep(0.005)
     run.send_signal(number)
