@@ -20,17 +20,9 @@ ONCE = turns.Machine(turns=1, threads=1)
 SMALL = models.Encoder("resnet-50", depths=(1, 1, 1, 1))
 
 
-def named(rows) -> dict[tuple[str, str], table.Row]:
-    """Rows by benchmark and reference."""
-    found = {(row.benchmark, row.reference_name): row for row in rows}
-    assert all(float(row.reference) > 0 and row.unit and row.threads == "1" and row.revision for row in found.values())
-    return found
-
-
-@pytest.mark.parametrize("name", ["resnet-50", "pvt-v2-b5"])
-def test_tpavi_as_published_equals_ours(name: str):
-    encoder, given = models.Encoder(name, depths=(1, 1, 1, 1)), models.batch(frames=2, size=64)
-    ours, theirs = (models.build(network, encoder) for network in ("tpavi", models.PUBLISHED))
+def test_tpavi_as_published_equals_ours():
+    given = models.batch(frames=2, size=64)
+    ours, theirs = (models.build(network, SMALL) for network in ("tpavi", models.PUBLISHED))
     for interact in ours.network.interact:
         nn.init.normal_(interact.batch_norm.weight)  # initialised to zero: audio would have no effect
     theirs.load_state_dict(ours.state_dict())
@@ -40,14 +32,8 @@ def test_tpavi_as_published_equals_ours(name: str):
     assert all(type(module) is models.PairwiseInteraction for module in theirs.network.interact)
 
 
-def test_inference_at_a_tiny_size(monkeypatch):
-    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
-    found = named(inference(ONCE, [SMALL], size=64, own_size=64))
-    names = {f"resnet-50-{network}" for network in models.NETWORKS[1:]} | {"guided-lite0", "open-vocabulary"}
-    assert {name for name, _ in found} >= {f"inference-{name}" for name in names}
-
-
-OTHERS = {
+BENCHMARKS = {
+    "inference": lambda: inference(ONCE, [SMALL], size=64, own_size=64),
     "lower precision": lambda: lower_precision(ONCE, [SMALL], clips=1, size=64, side=64),
     "training": lambda: training.training(ONCE, [SMALL]),
     "optimisations": lambda: optimisations.optimisations(ONCE, SMALL, seconds_of_video=1, side=64),
@@ -59,27 +45,25 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_benchmarks_at_a_tiny_size(name: str, monkeypatch):
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmarks_at_a_tiny_size(name: str, monkeypatch):
     monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
     monkeypatch.setattr(torch, "compile", lambda program: program)  # takes a compiler and a minute
     monkeypatch.setattr(segmenting, "ONE_TURN", 1)  # each video once
     monkeypatch.setattr(segmenting, "LEAST_MASKS", 0)  # a video this small shows little
     for module in (training, optimisations):
         monkeypatch.setattr(module, "finished", lambda *_: processes.Finished(60, 100, 3000, "3.0\n"))
-    threads = torch.get_num_threads()
-    assert named(OTHERS[name]())
+    threads, rows = torch.get_num_threads(), [*BENCHMARKS[name]()]
     torch.set_num_threads(threads)
+    assert rows and all(float(row.reference) > 0 and row.unit and row.threads == "1" and row.revision for row in rows)
 
 
-def test_a_run_replaces_only_its_rows(tmp_path, capsys):
-    out = tmp_path / "bench.csv"
+def test_a_run_replaces_only_its_rows(tmp_path):
+    out, threads = tmp_path / "bench.csv", torch.get_num_threads()
     other = table.Row("other", "1", "2", "something", "2", "s", "cpu", "2", "abc")
     old = table.Row("f-curve-hard", "1", "2", "direct formula", "2", "s", turns.Machine().name, "2", "abc")
     table.save_rows(out, [other, old])
-    threads = torch.get_num_threads()
     command.main(["--only", "f-curve", "--out", str(out), "--threads", "1"])
     torch.set_num_threads(threads)
     rows = table.read_rows(out)
     assert other in rows and old not in rows and len(rows) == 6
-    assert all(float(row.ratio) > 5 for row in rows if row.benchmark.startswith("f-curve"))
