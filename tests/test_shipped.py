@@ -42,9 +42,8 @@ def test_stamps_uses_the_audio(tmp_path):
 
 @pytest.fixture(scope="module")
 def segmenter():
-    path = published_weights()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ICF_WEIGHTS_DIR", str(path.parent))
+        patch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
         yield icf_avs.load("natural")
 
 
@@ -55,17 +54,14 @@ def scene(tmp_path_factory, catalog):
     return video, write_scene(video, ClipSpec()).masks > 0
 
 
-def test_an_object_is_segmented_while_it_sounds(segmenter, scene):
+def test_an_object_is_segmented_while_it_sounds_and_words_restrict_it(segmenter, scene, tmp_path):
     video, truth = scene
     result = segmenter.segment(video)
     assert dict(result.heard[1])["fire truck"] > 0.2
     assert all(iou(result.masks[second], truth[second]) > 0.5 for second in range(3))
     assert np.all(result.areas[3:] < 0.01)
-
-
-def test_words_restrict_what_is_segmented(segmenter, scene, tmp_path):
     words = "Siren; thunder", "dogs"
-    siren, dogs = (run_inference(segmenter, scene[0], tmp_path, Limits(), words=each).summary for each in words)
+    siren, dogs = (run_inference(segmenter, video, tmp_path, Limits(), words=each).summary for each in words)
     assert siren.startswith("Segmented in 3 of 5 seconds.")
     assert "siren: emergency vehicle" in siren and "thunder: no visible object" in siren
     assert dogs == "Segmented in 0 of 5 seconds. None of the sounds asked for. dogs: dog."
