@@ -59,10 +59,10 @@ def test_a_deaf_model_is_distinguished_from_an_oracle(deaf, label, records):
 
 def test_robustness_and_evaluation_agree(records):
     model = Listener(ClipSpec(), deaf=True)
-    scores = evaluate_robustness(model, records, seed=3).scores
+    scores = evaluate_robustness(model, records[:2], seed=3).scores
     for audio in AUDIOS[:3]:  # off-screen donors are chosen differently
         for protocol, names in (("strict", ("miou", "f")), ("reference", ("reference_miou", "reference_f"))):
-            expected = evaluate(model, records, audio, seed=3)[protocol]
+            expected = evaluate(model, records[:2], audio, seed=3)[protocol]
             assert [scores[audio, ALL][name] for name in names] == [expected["miou"], expected["f"]]
             np.testing.assert_equal(scores[audio, ALL]["fpr"], expected["fpr"])
 
@@ -86,7 +86,7 @@ def test_shifted_audio_is_scored_where_sounding_objects_change(tiny):
     assert deaf["shifted", CHANGED]["fpr"] == pytest.approx(40 / 224, abs=0.01)
 
 
-def test_condition_blank_keeps_the_audio(records):
+def test_condition_blank_keeps_the_audio_and_a_single_clip_has_no_frames_to_mix(records):
     seen = []
 
     class Model(Listener):
@@ -94,9 +94,10 @@ def test_condition_blank_keeps_the_audio(records):
             seen.append((frames.unique().tolist(), waves.abs().max().item()))
             return super().predict(frames, waves)
 
-    scores = evaluate_robustness(Model(ClipSpec(), deaf=True), records[:1]).scores
+    result = evaluate_robustness(Model(ClipSpec(), deaf=True), records[:1])
     assert seen[-1] == ([128], pytest.approx(9000 / 32768, abs=0.01))
-    assert scores["blank", ALL]["fpr"] == pytest.approx(160 / 224, abs=0.01)  # what it marks in a grey frame
+    assert result.scores["blank", ALL]["fpr"] == pytest.approx(160 / 224, abs=0.01)  # what it marks in a grey frame
+    assert ("mixed-1", ALL) not in result.scores and "no frames of another" in " ".join(result.notes)
 
 
 def test_levels_of_noise_and_of_added_noise(records):
@@ -124,11 +125,6 @@ def test_mixed_frames_are_averages_of_two_clips():
         before = changed
     with pytest.raises(UserError, match="cannot be mixed"):
         negative_audio.mix_frames(ours, theirs[:, :1], 1, np.random.default_rng(0))
-
-
-def test_a_single_clip_has_no_frames_to_mix(records):
-    single = evaluate_robustness(Listener(ClipSpec()), records[:1])
-    assert ("mixed-1", ALL) not in single.scores and "no frames of another" in " ".join(single.notes)
 
 
 def test_donors_come_from_another_super_category(tiny):
@@ -182,7 +178,6 @@ def test_drop_and_g_score_by_hand():
         ([(0.04, 0.0)] * 7, "undecided", "too little to tell"),
         ([(0.8, 0.8)] * 6 + [(0.8, 0.0)] * 4, "undecided", "m is undecided"),  # a ratio of 0.6, with a wide interval
         ([(0.8, 0.8)] * 240 + [(0.8, 0.0)] * 160, "ignores the audio", "400 clips"),
-        ([(0.8, 0.8)] + [(0.8, 0.0)] * 9, "uses the audio", "10 clips"),
         ([(0.8, 0.8)], "undecided", "no interval from a single clip"),
         ([(0.04, np.nan), (0.8, 0.2), (0.8, 0.2)], "uses the audio", "2 clips"),  # one without off-screen audio
     ],
