@@ -153,15 +153,14 @@ def test_several_processes_train_as_one(world: int, turns: int, network: str, ru
         assert differences.abs().mean() < 1e-8, "a hundredth of what a step moves a weight"
 
 
-@pytest.mark.parametrize(("recipe", "most"), [("natural", 3), ("stamps", 6), ("s4-pvt", 8)])
-def test_more_processes_than_clips_are_refused_in_one_line(recipe: str, most: int, monkeypatch) -> None:
+def test_more_processes_than_clips_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest batch counts."""
-    monkeypatch.setattr(accelerator, "processes", lambda: SimpleNamespace(num_processes=most))
-    accelerator.check_processes(RECIPES[recipe]())
-    if recipe == "s4-pvt":
-        turns = replace(RECIPES[recipe](), benchmark=BenchmarkConfig("S4", grad_accum_steps=2))
-        with pytest.raises(UserError, match="among 16 processes and turns"):
-            accelerator.check_processes(turns)
-    monkeypatch.setattr(accelerator, "processes", lambda: SimpleNamespace(num_processes=most + 1))
-    with pytest.raises(UserError, match=rf"recipe {recipe} .* {most} clips.* among {most + 1} .*at most {most}"):
+    for recipe, most in (("natural", 3), ("stamps", 6), ("s4-pvt", 8)):
+        monkeypatch.setattr(accelerator, "processes", lambda most=most: SimpleNamespace(num_processes=most))
         accelerator.check_processes(RECIPES[recipe]())
+        monkeypatch.setattr(accelerator, "processes", lambda most=most: SimpleNamespace(num_processes=most + 1))
+        with pytest.raises(UserError, match=rf"recipe {recipe} .* {most} clips.* among {most + 1} .*at most {most}"):
+            accelerator.check_processes(RECIPES[recipe]())
+    turns = replace(RECIPES["s4-pvt"](), benchmark=BenchmarkConfig("S4", grad_accum_steps=2))
+    with pytest.raises(UserError, match="among 18 processes and turns"):
+        accelerator.check_processes(turns)
