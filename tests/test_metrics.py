@@ -1,17 +1,31 @@
-"""Binary metrics against slow NumPy oracles, hand-worked special cases, and properties."""
+"""Binary metrics against slow NumPy oracles, cases worked by hand, and properties. No score depends on the precision of
+a metric or of predictions, nor on the number of processes.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_oracles import Clip, oracle_curve, oracle_dataset, oracle_reference, oracle_strict
+from metric_oracles import Clip, oracle_dataset, oracle_reference, oracle_strict
+from torch.multiprocessing import spawn
 
-from icf_avs.evaluation.metrics import THRESHOLDS, AVSBenchMetric, DatasetMetric, StrictMetric, f_curves, g_score
+from icf_avs.evaluation.metrics import (
+    THRESHOLDS,
+    AVSBenchMetric,
+    DatasetMetric,
+    SemanticMetric,
+    StrictMetric,
+    f_curves,
+    g_score,
+)
 
 LEVELS = np.float32([0, 0.1, 0.25, 0.5, 0.500001, 0.75, 1.0])
 MARKED_ABOVE = st.sampled_from([0.5, 0.4, 0.1, 0.75])
@@ -51,18 +65,6 @@ def test_reference_equals_oracle(made, batch_size, threshold):
 def test_strict_and_dataset_equal_oracles_in_any_order(metric, oracle, made, seed, threshold):
     shuffled = [made[i] for i in np.random.default_rng(seed).permutation(len(made))]
     assert run(metric(threshold), shuffled) == pytest.approx(oracle(made, threshold), abs=1e-9, nan_ok=True)
-
-
-def test_curves_of_large_frames():
-    rng = np.random.default_rng(0)
-    p = rng.random((3, 224, 224), dtype=np.float32)
-    p[0] = np.round(p[0], 3)
-    p[:, :20] = 1.0  # reaches the last threshold
-    g = (rng.random(p.shape) < 0.2) * rng.random(p.shape)
-    g[2] = g[2] > 0  # the others are soft
-    want = np.stack([oracle_curve(a, b) for a, b in zip(p, g, strict=True)])
-    np.testing.assert_allclose(f_curves(torch.from_numpy(p), torch.from_numpy(g)).numpy(), want, atol=1e-9)
-    assert want[0, -1] > 0
 
 
 def test_thresholds_are_inclusive_to_the_last_bit():
@@ -177,3 +179,61 @@ def test_g_score():
     for bad in ((78.7, 0.1), (0.5, -0.1)):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             g_score(*bad)
+
+
+CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
+
+
+def scores(rank: int = 0, world: int = 1, lower: torch.dtype | None = None, predicted=torch.float32) -> dict:
+    """Scores over all processes; this one gets every `world`-th batch. lower: type that metrics are set to, twice."""
+    rng = np.random.default_rng(5)
+    binary = {"reference": AVSBenchMetric(BATCH), "strict": StrictMetric(), "dataset": DatasetMetric()}
+    metrics = {**binary, "semantic": SemanticMetric(5), "lonely": AVSBenchMetric(CLIPS)}
+    for clip in range(CLIPS):
+        if lower and clip in (0, 5):
+            metrics = {name: metric.set_dtype(lower) for name, metric in metrics.items()}
+        p = torch.from_numpy(rng.random((5, 40, 40), np.float32)).half().bfloat16()  # exact in every type
+        truth = torch.from_numpy(rng.random(p.shape) < 0.3 * (clip != 3))
+        labels = torch.from_numpy(rng.integers(0, 5, (2, *p.shape)))
+        if rank == 0:
+            metrics["lonely"].update(p, truth)  # one process has no clip of this metric, the other no full batch
+        if clip // BATCH % world == rank:
+            for name in binary:
+                metrics[name].update(p.to(predicted), truth)
+            metrics["semantic"].update(*labels)
+        if clip == 4:
+            metrics["reference"].compute()  # compute() leaves the open batches as they are
+    return {name: metric.compute() for name, metric in metrics.items()}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_precision_changes_no_score() -> None:
+    expected = scores()
+    for dtype in (torch.float16, torch.bfloat16):
+        assert scores(lower=dtype) == scores(predicted=dtype) == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert scores() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+    metric = DatasetMetric().set_dtype(torch.float16)
+    metric.reset()
+    assert metric.pixels.dtype == torch.float64
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    Path(folder, f"{rank}.json").write_text(json.dumps(scores(rank, WORLD)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_two_processes_give_the_scores_of_one(tmp_path: Path) -> None:
+    want = scores()
+    spawn(process, (str(tmp_path),), WORLD)
+    for rank in range(WORLD):
+        got = json.loads((tmp_path / f"{rank}.json").read_text())
+        for name in want:
+            assert got[name] == pytest.approx(want[name], abs=1e-6), f"{name}, process {rank}"

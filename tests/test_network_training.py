@@ -18,7 +18,7 @@ from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders import text_encoders
 from icf_avs.evaluation.evaluate import evaluate
-from icf_avs.export.export_model import export_command, trace
+from icf_avs.export.export_model import trace
 from icf_avs.export.graphs import WaveformGraph
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
@@ -130,13 +130,3 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(config: TrainConfig, sets: P
     broken_off(tmp_path / "broken", config, 3, source)
     resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
     assert all(value.equal(straight[key]) for key, value in resumed.items())
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("config", [tiny("avsegformer", icf=None), *READINGS], ids=["avsegformer", "refined", "text"])
-def test_a_trained_network_is_exported(config: TrainConfig, sets: Path, tmp_path: Path) -> None:
-    """The command itself compares exported file and model on clips of one and of five frames."""
-    path = train(replace(config, steps=1), tmp_path, source=sets / "Multi-sources")
-    form, ending = ("torch", "pt2") if config.icf is None else ("onnx", "onnx")
-    export_command(str(path), tmp_path / "out", form, tmp_path)
-    assert (tmp_path / "out" / f"{config.name}.{ending}").is_file()

@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader
 
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.config import BenchmarkConfig, ModelConfig, PlugInConfig, TrainConfig
-from icf_avs.datasets.dataset import ClipDataset, FrameFeatures, collate
+from icf_avs.datasets.dataset import ClipDataset, collate
 from icf_avs.datasets.layouts import class_names, read_set
-from icf_avs.encoders.registry import build_visual
 from icf_avs.errors import UserError
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
@@ -143,22 +142,6 @@ def test_features_of_a_frozen_encoder_are_cached(s4: Path, tmp_path: Path, monke
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*")), "the file has no name"
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("disk", "free")(2**30))
     assert BenchmarkData(config(ModelConfig()), s4, 1).features is None, "no space for them"
-
-
-def test_cached_features_of_clips_of_different_length(tmp_path: Path) -> None:
-    rows = [(f"v{i}", f"v{i}_0_5000", 0, 0, "class-01", "train", label) for i, label in enumerate(("v1m", "v2"))]
-    fixtures.write_avss(tmp_path, rows)
-    encoder = build_visual("efficientnet-lite0")
-    records = read_set(tmp_path, "train")
-    kept = FrameFeatures(records, encoder, 64, tmp_path)
-    for index in (1, 0, 1):
-        levels = kept(index)
-        frames = torch.from_numpy(records[index].load(64).frames)
-        with torch.inference_mode():
-            expected = encoder(frames)
-        for found, level in zip(levels, expected, strict=True):
-            assert torch.equal(found, found.half().float()), "the same when it is read again"
-            torch.testing.assert_close(found, level, rtol=2e-3, atol=2e-2)
 
 
 SPLITS = ("train", "train", "train", "val", "test")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -13,14 +11,12 @@ from avsbench_fixtures import write_wav
 from listener import Listener
 
 from icf_avs.datasets.layouts import read_set
-from icf_avs.errors import UserError
 from icf_avs.evaluation.command import ROBUSTNESS, robustness_command
 from icf_avs.evaluation.evaluate import AUDIOS, Scorer, evaluate
 from icf_avs.evaluation.robustness import negative_audio, runner
 from icf_avs.evaluation.robustness.audio_reliance import Verdict, interval, judge, worst
 from icf_avs.evaluation.robustness.runner import ALL, CHANGED, evaluate_robustness
 from icf_avs.evaluation.test_sets import load_task
-from icf_avs.synthetic.catalog import SUPER_CATEGORIES
 from icf_avs.types import ClipSpec
 
 S4_KINDS = ["dog_barking", "playing_piano", "helicopter"]
@@ -114,19 +110,6 @@ def test_levels_of_noise_and_of_added_noise(records):
     assert not negative_audio.altered_audio(clip, records, 0, "snr-20db", 0).any()
 
 
-def test_mixed_frames_are_averages_of_two_clips():
-    ours, theirs = np.full((5, 2, 2, 3), 100, np.uint8), np.full((5, 2, 2, 3), 201, np.uint8)
-    before: set[int] = set()
-    for count in range(6):
-        mixed = negative_audio.mix_frames(ours, theirs, count, np.random.default_rng(7))
-        changed = {place for place in range(5) if (mixed[place] == 150).all()}
-        assert len(changed) == count and before <= changed
-        assert all((mixed[place] == 100).all() for place in {*range(5)} - changed)
-        before = changed
-    with pytest.raises(UserError, match="cannot be mixed"):
-        negative_audio.mix_frames(ours, theirs[:, :1], 1, np.random.default_rng(0))
-
-
 def test_donors_come_from_another_super_category(tiny):
     kinds = ["dog_barking", "cat_meowing", "playing_piano", "playing_violin", "male_speech"]
     records = read_set(tiny.s4("test", kinds), "test")
@@ -148,16 +131,6 @@ def test_noise_decides_where_no_sound_is_known_to_be_off_screen(tiny):
     verdict = judge(result.ious, result.frames, "ms3")
     assert (verdict.label, verdict.audio) == ("ignores the audio", "noise")
     assert result.frames.tolist() == [4, 4]  # the last mask of each is empty
-
-
-def test_every_class_has_a_super_category():
-    public, stamps = (
-        {row["class"]: row["super_category"] for row in csv.DictReader(text.splitlines()) if row["class"]}
-        for text in [resources.files(at).joinpath(name).read_text() for at, name in negative_audio.CATEGORY_FILES]
-    )
-    assert len(public) == 92  # 70 classes of AVSS and 23 categories of S4, which share "helicopter"
-    assert set(public.values()) == set(SUPER_CATEGORIES)
-    assert all(public[kind] == stamps[kind] for kind in public.keys() & stamps.keys())
 
 
 def test_drop_and_g_score_by_hand():
