@@ -115,20 +115,6 @@ def test_every_clip_is_seen_once_per_epoch(s4: Path) -> None:
     assert all(torch.equal(wave, part.waveforms[0]) for wave, part in zip(whole.waveforms, parts, strict=True))
 
 
-def test_audio_pretraining_reads_no_frames(s4: Path) -> None:
-    """The same clips as with frames, although the frames have been deleted from disk."""
-    expected = [BenchmarkData(config(TRAINED), s4, 1).batch(step) for step in range(2)]
-    data = BenchmarkData(config(TRAINED, 2), s4, 2)
-    shutil.rmtree(s4 / "s4_data" / "visual_frames")
-    for step, batch in enumerate(expected):
-        taught = data.batch(step)
-        assert taught.frames is None and taught.pyramid == []
-        for name in ("waveforms", "masks", "class_map", "labelled", "sounding"):
-            assert torch.equal(getattr(taught, name), getattr(batch, name)), name
-    with pytest.raises(UserError, match="visual_frames is missing"):
-        data.batch(2)
-
-
 def test_features_of_a_frozen_encoder_are_cached(s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = BenchmarkData(config(ModelConfig()), s4, 2)
     first = data.batch(0)

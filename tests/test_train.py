@@ -66,12 +66,11 @@ def test_the_checkpoint_of_the_best_validation(trainer_of: Callable, data: Stamp
     scores = {row["step"]: row["score"] for row in rows if row["stage"] == "validation"}
     assert sorted(scores) == [4, 5, 6, 7, 8, 9] and len(set(scores.values())) > 1
     best = max(scores, key=lambda step: (scores[step], -step))
-    recipe = read_recipe(tmp_path / "best.safetensors")
+    recipe, kept = read_recipe(tmp_path / "best.safetensors"), load_file(tmp_path / "best.safetensors")
     assert recipe["step"] == best + 1 and recipe["validation"]["score"] == pytest.approx(scores[best], abs=1e-5)
     trainer = trainer_of(TINY)
     while trainer.step <= best:
         trainer.train_step(data.batch(trainer.step))
-    kept = load_file(tmp_path / "best.safetensors")
     assert kept.pop("offset") == pytest.approx(recipe["validation"]["offset"])
     state = trainer.model.state_dict()
     assert all(value.equal(state[name]) for name, value in kept.items())
@@ -114,35 +113,27 @@ def test_plateau_detection() -> None:
 
 
 def test_weight_decay_spares_biases_norms_and_temperatures(trainer_of: Callable) -> None:
-    """A step with zero gradients shrinks matrices by rate times decay and keeps biases, norms and temperatures."""
-    trainer, kept = trainer_of(replace(MASKS_ONLY, learning_rate=0.1, weight_decay=0.5, warmup=0)), set()
-    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
-    groups = {id(p): group for group in trainer.optimizer.param_groups for p in group["params"]}
-    assert len(groups) == len(before) == sum(len(group["params"]) for group in trainer.optimizer.param_groups)
-    for parameter in trainer.model.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    trainer.optimizer.step()
-    for name, parameter in trainer.model.named_parameters():
-        if name in before:
-            group, spared = groups[id(parameter)], parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
-            assert group["weight_decay"] == (0 if spared else 0.5), name
-            assert torch.allclose(parameter.detach(), (1 - group["lr"] * group["weight_decay"]) * before[name]), name
-            kept |= {name} if spared else set()
+    trainer = trainer_of(replace(MASKS_ONLY, weight_decay=0.5))
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert len(trained) == sum(len(group["params"]) for group in trainer.optimizer.param_groups)
+    spared = {name for name, p in trained.items() if p.dim() < 2 or "bias" in name.rpartition(".")[2]}
+    assert {name: decay[id(p)] for name, p in trained.items()} == {
+        name: 0 if name in spared else 0.5 for name in trained
+    }
     wanted = ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight")
-    assert {f"network.{name}" for name in wanted} <= kept
+    assert {f"network.{name}" for name in wanted} <= spared
 
 
-@pytest.mark.parametrize("value", [-30.0, 30.0])
-def test_temperatures_stay_within_bounds(value: float, data: StampsData, trainer_of: Callable) -> None:
+@pytest.mark.parametrize(("value", "bound"), [(-30.0, 0.01), (30.0, 1.0)])
+def test_temperatures_stay_within_bounds(value: float, bound: float, data: StampsData, trainer_of: Callable) -> None:
     """As in CLIP, a temperature out of bounds has the value of the bound and is clamped by the next step."""
     trainer = trainer_of(MASKS_ONLY)
     learnt = [p for name, p in trainer.model.named_parameters() if name.endswith("log_temperature")]
     assert len(learnt) == 2
-    with torch.no_grad():
-        for parameter in learnt:
-            parameter.fill_(value)
+    for parameter in learnt:
+        parameter.data.fill_(value)
     space, vocabulary = trainer.model.network.joint_embedding, trainer.model.network.implicit_text.vocabulary
-    bound = 0.01 if value < 0 else 1.0
     assert float(space.temperature.detach()) == pytest.approx(bound)
     assert float(vocabulary.similarity(torch.randn(8, 32)).abs().max().detach()) <= 1 / bound + 1e-3
     assert np.isfinite(trainer.train_step(data.batch(TINY.audio_pretrain_steps))["loss"])

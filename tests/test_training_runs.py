@@ -219,20 +219,3 @@ def test_nothing_is_sent_without_the_flag(tmp_path: Path, monkeypatch: pytest.Mo
     train(TINY, tmp_path)
     assert not called and not list(tmp_path.glob("wandb*"))
     refused(r"pip install 'icf-avs\[wandb\]'", TINY, tmp_path / "asked", wandb=True)
-
-
-@pytest.mark.full
-def test_wandb_is_written_offline_and_needs_an_account_otherwise(tmp_path: Path, monkeypatch) -> None:
-    import wandb
-
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    for name, value in {"WANDB_SILENT": "true", "WANDB_BASE_URL": "http://127.0.0.1:9", "NETRC": "none"}.items():
-        monkeypatch.setenv(name, value)
-    refused(r"W&B: .*WANDB_MODE=offline", TINY, tmp_path / "asked", wandb=True)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    wandb.teardown()  # it reads the environment once
-    train(RUN, tmp_path / "run", wandb=True)
-    identity = (tmp_path / "run/wandb-id.txt").read_text().strip()
-    (written,) = (tmp_path / "run/wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb")
-    assert all(name in written.read_bytes() for name in (b"pretrain/naming", b"train/bce", b"validation/score"))
-    wandb.teardown()
