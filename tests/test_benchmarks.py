@@ -1,6 +1,4 @@
-"""Programs behind the figures: benchmarks run at a tiny size; rows of the reproduction study are distinct runs, its scores
-and the summary's numbers are right.
-"""
+"""Programs behind the figures: benchmarks at a tiny size; the rows, scores and summary of the reproduction study."""
 
 from __future__ import annotations
 

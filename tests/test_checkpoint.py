@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -14,14 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icf_avs import config
 from icf_avs.checkpoint.serialization import load_checkpoint, read_config, read_recipe, save_checkpoint
 from icf_avs.checkpoint.source import shipped
 from icf_avs.config import EvidenceConfig, ModelConfig, TrainConfig
-from icf_avs.config_dict import EARLIER, from_dict
+from icf_avs.config_dict import from_dict
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
-from icf_avs.icf import SC
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
@@ -111,10 +108,6 @@ def test_every_recipe_survives_json_and_an_absent_part_stays_absent() -> None:
 
 
 def test_earlier_names_are_read_from_files_and_refused_in_code() -> None:
-    classes = {cls.__name__: cls for cls in (*vars(config).values(), SC) if isinstance(cls, type)}
-    for name, fields in EARLIER.items():
-        known = {field.name for field in dataclasses.fields(classes[name])}
-        assert set(fields.values()) <= known and not set(fields) & known
     assert from_dict(EvidenceConfig, {"akin": 0.5}) == EvidenceConfig(synonym_threshold=0.5)
     with pytest.raises(TypeError, match="TrainConfig: finish is now called highres_steps"):
         replace(TrainConfig("x"), finish=3)

@@ -30,8 +30,7 @@ RECIPE = {"command": "icf train tiny", "config": {"seed": 3}, "data": "none", "l
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Saved folder of a model from a file of another name."""
-    config = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16)
-    spec = ClipSpec(frames=2, image_size=64, phase=0.25)
+    config, spec = ModelConfig(("bell", "cat"), dim=32, pixel_dim=16), ClipSpec(frames=2, image_size=64, phase=0.25)
     model = build_model(config, spec, load_efficientnet_lite0(), torch.randn(2, 384))
     home = tmp_path_factory.mktemp("saved")
     save_checkpoint(model, home / "own.safetensors", RECIPE)

@@ -1,4 +1,4 @@
-"""Semantic metrics and scores of a class head on a small AVSS set, against slow NumPy oracles and cases worked by hand."""
+"""Semantic metrics and scores of a class head on a small AVSS set, against NumPy oracles and cases worked by hand."""
 
 from __future__ import annotations
 
