@@ -44,10 +44,10 @@ def test_a_failed_write_keeps_the_old_file_and_folders_in_use_stay(tmp_path: Pat
     assert sorted(os.listdir(tmp_path)) == [".icf-mine", "a"]
 
 
-OTHERS = [pytest.param(number, marks=pytest.mark.full) for number in (signal.SIGHUP, signal.SIGINT)]
+OTHERS = [pytest.param(number, marks=pytest.mark.full) for number in (signal.SIGKILL, signal.SIGHUP, signal.SIGINT)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, *OTHERS])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
 def test_a_terminated_command_leaves_no_files(number: int, tmp_path: Path) -> None:
     """After SIGKILL, the next write into the folder removes the leftovers."""
     out, video = tmp_path / "out", make_clip(tmp_path / "long.mp4", seconds=20, size=(640, 480), sound=tone(20))

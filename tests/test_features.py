@@ -55,6 +55,7 @@ def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.full
 def test_any_number_of_workers_gives_the_same_and_a_second_call_reuses_it(
     catalog: Catalog, cache: Path, made: SceneFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,7 @@ def test_a_full_size_recipe_trains_and_loads(name: str, folder: str, sets: Path,
     assert moved, "the visual encoder has learnt"
 
 
+@pytest.mark.full
 def test_ms3_continues_from_s4(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Next to AVSS both sets use its class names, so the weights fit; another architecture is refused."""
     use_reduced_encoders(monkeypatch)

@@ -169,7 +169,7 @@ def recall_and_iou(network: SegmentationModel, batch, waves: torch.Tensor) -> tu
     return float((found & true).sum() / true.sum()), float((found & true).sum() / (found | true).sum())
 
 
-@pytest.mark.parametrize(("row", "rest"), [("full", 0.5), ("baseline", 0.35)])
+@pytest.mark.parametrize(("row", "rest"), [("full", 0.5), pytest.param("baseline", 0.35, marks=pytest.mark.full)])
 def test_the_model_learns_one_batch(row: str, rest: float, data: StampsData) -> None:
     """Four images, fifty steps."""
     torch.manual_seed(0)
