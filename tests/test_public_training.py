@@ -102,8 +102,8 @@ def s4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def config(model: ModelConfig, audio_steps: int = 0) -> TrainConfig:
-    return TrainConfig("x", model, benchmark=BenchmarkConfig("S4"), batch=10, seed=3, audio_pretrain_steps=audio_steps)
+def config(model: ModelConfig) -> TrainConfig:
+    return TrainConfig("x", model, benchmark=BenchmarkConfig("S4"), batch=10, seed=3, audio_pretrain_steps=0)
 
 
 def test_every_clip_is_seen_once_per_epoch(s4: Path) -> None:

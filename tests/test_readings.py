@@ -34,9 +34,9 @@ def randomized(network: Network, part: nn.Module) -> Network:
     return network
 
 
-def refined(name: str, moved: bool = True) -> Network:
+def refined(name: str, train_visual: bool = False, moved: bool = True) -> Network:
     """`moved`: with random weights, instead of the identity at initialisation."""
-    network = small_network(name, train_visual=True)
+    network = small_network(name, train_visual)
     network.refinement = FeatureRefinement(WIDTHS[-1], REFINED)
     return (randomized(network, network.refinement) if moved else network).eval()
 
@@ -49,9 +49,10 @@ def reading_text(encoder: TextEncoder) -> Network:
 
 
 @every_network
-def test_refinement_starts_as_the_identity_and_trains_eq_2(name: str) -> None:
-    clips, plain = random_clips(), small_network(name, train_visual=True)
-    found, network = (refined(name, moved) for moved in (False, True))
+@pytest.mark.parametrize("train_visual", [False, True])
+def test_refinement_starts_as_the_identity_and_trains_eq_2(name: str, train_visual: bool) -> None:
+    clips, plain = random_clips(), small_network(name, train_visual)
+    found, network = (refined(name, train_visual, moved) for moved in (False, True))
     one, other = plain(*clips), found(*clips)
     assert one.logits.equal(other.logits) and found.feature_spec == plain.feature_spec
     assert all(map(torch.equal, one.features.visual, other.features.visual))
