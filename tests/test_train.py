@@ -61,10 +61,10 @@ def test_golden_losses(row: str, data: StampsData, trainer_of: Callable) -> None
 
 def test_the_checkpoint_of_the_best_validation(trainer_of: Callable, data: StampsData, tmp_path: Path) -> None:
     """It has the weights of that step and a calibrated offset; validation does not change the training."""
-    train(replace(TINY, checkpoint_every=1), tmp_path)
+    train(replace(TINY, checkpoint_every=2), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     scores = {row["step"]: row["score"] for row in rows if row["stage"] == "validation"}
-    assert sorted(scores) == [4, 5, 6, 7, 8, 9] and len(set(scores.values())) > 1
+    assert sorted(scores) == [5, 7, 9] and len(set(scores.values())) > 1
     best = max(scores, key=lambda step: (scores[step], -step))
     recipe, kept = read_recipe(tmp_path / "best.safetensors"), load_file(tmp_path / "best.safetensors")
     assert recipe["step"] == best + 1 and recipe["validation"]["score"] == pytest.approx(scores[best], abs=1e-5)
@@ -74,7 +74,7 @@ def test_the_checkpoint_of_the_best_validation(trainer_of: Callable, data: Stamp
     assert kept.pop("offset") == pytest.approx(recipe["validation"]["offset"])
     state = trainer.model.state_dict()
     assert all(value.equal(state[name]) for name, value in kept.items())
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [f"{s:06d}.png" for s in range(5, 11)]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [f"{s:06d}.png" for s in (6, 8, 10)]
 
 
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: StampsData) -> None:
