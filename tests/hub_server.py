@@ -27,9 +27,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
-        about = parts[:2] == ["api", "models"]
+        about, status, body, headers = parts[:2] == ["api", "models"], 404, b"", {}
         home = self.server.root / "/".join(parts[2:4] if about else parts[:2])
-        status, body, headers = 404, b"", {}
         commit = next((part for part in parts if re.fullmatch("[0-9a-f]{40}", part)), COMMIT)
         self.server.reads.append("/".join(parts))
         if not home.is_dir():
@@ -66,12 +65,13 @@ def hub_in(root: Path, patch: pytest.MonkeyPatch) -> Iterator[http.server.Thread
     server.root.mkdir()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    patch.setattr(constants, "HF_HUB_CACHE", str(root / "cache"))
-    patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a separate storage service
-    patch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would make and cache further requests
-    patch.setattr(constants, "ENDPOINT", url)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    for name, value in {
+        "HF_HUB_CACHE": str(root / "cache"), "HF_HUB_OFFLINE": False, "ENDPOINT": url,
+        "HF_HUB_DISABLE_XET": True,  # a separate storage service
+        "HF_HUB_DISABLE_TELEMETRY": True,  # it would make and cache further requests
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+    }.items():  # fmt: skip
+        patch.setattr(constants, name, value)
     yield server
     server.shutdown()
     thread.join()

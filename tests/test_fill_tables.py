@@ -9,7 +9,6 @@ from documents import ROOT
 
 from icf_avs.errors import UserError
 from icf_avs.score_tables import COLUMNS, SCORES
-from research import natural
 from tools.fill_tables import fill, fill_documents
 
 TABLE = ",".join(COLUMNS) + (
@@ -22,17 +21,12 @@ PAGE = "# Page\n<!-- results:stamps protocol=strict -->\nold\n<!-- /results -->\
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "docs").mkdir()
+    for folder in ("results", "docs"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "results/stamps.csv").write_text(TABLE)
     (tmp_path / "README.md").write_text(PAGE)
     (tmp_path / "docs/more.md").write_text("no marks, but prose about `<!-- results:stamps -->`\n")
     return tmp_path
-
-
-def filled(project: Path, text: str) -> str:
-    text = text if "\n" in text else f"<!-- results:{text} -->\n<!-- /results -->"
-    return fill(text, project / "results", Path("x.md"))
 
 
 def test_the_documents_of_this_project_are_up_to_date():
@@ -49,34 +43,9 @@ def test_check_finds_a_stale_table_and_report_renews_it(project, capsys):
     assert "reference" not in renewed and "old" not in renewed
     assert renewed.startswith("# Page\n") and renewed.endswith("<!-- /results -->\nend\n")
     assert fill_documents(project, check=True) == 0
-    (project / "results/speed.csv").write_text("what,ms\nframe,8.5\n")  # any other table is shown as it is
-    assert filled(project, "speed").splitlines()[1:4] == ["| what | ms |", "| --- | ---: |", "| frame | 8.5 |"]
-
-
-def test_seeds_of_the_natural_study_are_averaged(project):
-    line = "{},{},cross,{},29,{},0.5,{},300,4.4,a box,abc".format
-    lines = [line("all", n, "true", 0.3 + 0.1 * n, 0.1) for n in range(3)]
-    lines += [line("all", n, "absent-word", 0.3 + 0.1 * n, 0.01 * n) for n in range(3)]
-    table = "\n".join([",".join(natural.COLUMNS), line("shipped", 0, "true", 0.3, 0.1), *lines])
-    (project / "results/natural.csv").write_text(table + "\n")
-    text, three = filled(project, "natural"), "0.400 ± 0.100"
-    assert "| shipped | cross | 1 | 300 | 0.300 | - | - | - | - | - | - |" in text
-    assert f"| all | cross | 3 | 300 | {three} | - | - | {three} | 0.010 ± 0.010 | - | - |" in text
-    assert "shipped: a box, revision abc; all: a box, revision abc." in text
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("none", "no .*none.csv"),
-        ("<!-- results:stamps -->\nnever closed", "x.md"),
-        ("stamps protocol=lax", "no row"),
-        ("stamps color=red", "no column 'color'"),
-    ],
-)
-def test_invalid_marks_are_refused(project, text, message):
-    with pytest.raises(UserError, match=message):
-        filled(project, text)
+    for text, message in (("<!-- results:stamps -->\nnever closed", "x.md"), (PAGE.replace("strict", "lax"), "no row")):
+        with pytest.raises(UserError, match=message):
+            fill(text, project / "results", Path("x.md"))
 
 
 def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
@@ -94,10 +63,10 @@ def test_rows_of_the_same_checkpoint_set_and_protocol_are_replaced(project):
 
 
 def test_checkpoints_of_one_name_have_separate_rows(project):
-    """Checkpoints of one name differ by digest, scores of one checkpoint by data folder."""
+    """They differ by digest, scores of one checkpoint by data folder."""
     path, usual = project / "results/stamps.csv", SCORES.read(project / "results/stamps.csv")[0]
-    SCORES.save(path, [usual | {"digest": "34cd", "path": "b/a.safetensors", "miou": "0.2"}])
-    SCORES.save(path, [usual | {"data": "other", "miou": "0.3"}])
-    for cells in ("(12ab) | s4 (own) | strict | 120 | 0.701 |", "(34cd) | s4 (own) | strict | 120 | 0.200 |",
-                  "(12ab) | s4 (other) | strict | 120 | 0.300 |"):  # fmt: skip
-        assert f"| a {cells}" in filled(project, PAGE)
+    for change in ({"digest": "34cd", "path": "b/a.safetensors", "miou": "0.2"}, {"data": "other", "miou": "0.3"}):
+        SCORES.save(path, [usual | change])
+    text = fill(PAGE, project / "results", Path("x.md"))
+    for start, score in (("12ab) | s4 (own)", 0.701), ("34cd) | s4 (own)", 0.2), ("12ab) | s4 (other)", 0.3)):
+        assert f"| a ({start} | strict | 120 | {score:.3f} |" in text

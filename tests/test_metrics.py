@@ -1,17 +1,31 @@
-"""Binary metrics against slow NumPy oracles, hand-worked special cases, and properties."""
+"""Binary metrics against slow NumPy oracles, cases worked by hand, and properties. No score depends on the precision of
+a metric or of predictions, nor on the number of processes.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_oracles import Clip, oracle_curve, oracle_dataset, oracle_reference, oracle_strict
+from metric_oracles import Clip, oracle_dataset, oracle_reference, oracle_strict
+from torch.multiprocessing import spawn
 
-from icf_avs.evaluation.metrics import THRESHOLDS, AVSBenchMetric, DatasetMetric, StrictMetric, f_curves, g_score
+from icf_avs.evaluation.metrics import (
+    THRESHOLDS,
+    AVSBenchMetric,
+    DatasetMetric,
+    SemanticMetric,
+    StrictMetric,
+    f_curves,
+    g_score,
+)
 
 LEVELS = np.float32([0, 0.1, 0.25, 0.5, 0.500001, 0.75, 1.0])
 MARKED_ABOVE = st.sampled_from([0.5, 0.4, 0.1, 0.75])
@@ -53,19 +67,6 @@ def test_strict_and_dataset_equal_oracles_in_any_order(metric, oracle, made, see
     assert run(metric(threshold), shuffled) == pytest.approx(oracle(made, threshold), abs=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("soft", [False, True])
-def test_curves_of_large_frames(soft):
-    rng = np.random.default_rng(0)
-    p = rng.random((2, 224, 224), dtype=np.float32)
-    p[0] = np.round(p[0], 3)
-    p[:, :20] = 1.0  # reaches the last threshold
-    g = (rng.random(p.shape) < 0.2) * (rng.random(p.shape) if soft else 1.0)
-    want = np.stack([oracle_curve(a, b) for a, b in zip(p, g, strict=True)])
-    truth = torch.from_numpy(g) if soft else torch.from_numpy(g > 0)
-    np.testing.assert_allclose(f_curves(torch.from_numpy(p), truth).numpy(), want, atol=1e-9)
-    assert want[0, -1] > 0
-
-
 def test_thresholds_are_inclusive_to_the_last_bit():
     middle = (THRESHOLDS[1:] + THRESHOLDS[:-1]) / 2
     around = [torch.nextafter(x, torch.tensor(side)) for x in (THRESHOLDS, middle) for side in (-1.0, 2.0)]
@@ -75,68 +76,52 @@ def test_thresholds_are_inclusive_to_the_last_bit():
     assert reached.tolist() == pytest.approx((p[:, None] >= THRESHOLDS).sum(1).tolist())
 
 
-def test_hand_worked_frame():
-    # 4 pixels; marked above 0.5: the first two; true: the first and the third
-    scores = run(StrictMetric(), [(np.float32([[[0.9, 0.8, 0.4, 0.0]]]), np.uint8([[[1, 0, 1, 0]]]))])
-    # thresholds up to 0.4 keep three pixels: precision 2/3, recall 1; above 0.8 one: precision 1, recall 1/2
-    best = max(1.3 * (2 / 3) / (0.3 * 2 / 3 + 1), 1.3 * 0.5 / (0.3 + 0.5))
-    assert [scores[name] for name in ("miou", "f", "active")] == pytest.approx([1 / 3, best, 0.5])
+def clip(p: list[float], truth: list, kind: type = np.float32) -> Clip:
+    """One frame of one row."""
+    return np.float32([[p]]), np.array([[truth]], kind)
 
 
-def test_probability_half_is_negative_for_iou_but_positive_for_f():
-    scores = run(AVSBenchMetric(1), [(np.full((1, 2, 2), 0.5, np.float32), np.ones((1, 2, 2), np.float32))])
-    assert scores == pytest.approx({"miou": 0.0, "f": 1.0, "active": 0.0})
+def f_of(precision: float, recall: float) -> float:
+    return 1.3 * precision * recall / (0.3 * precision + recall)
 
 
-@pytest.mark.parametrize("metric", [AVSBenchMetric(1), StrictMetric()])
-def test_soft_masks_count_by_their_value(metric):
-    scores = run(metric, [(np.float32([[[0.9, 0.9, 0, 0]]]), np.float32([[[0.5, 1, 0.25, 0]]]))])
-    assert scores["miou"] == pytest.approx((0.5 + 1) / (1 + 1 + 0.25))  # sum of products over sum of maxima
-    precision, recall = 1.5 / 2, 1.5 / 1.75  # at thresholds in (0, 0.9]; the first, 0, marks all and is worse
-    assert scores["f"] == pytest.approx(1.3 * precision * recall / (0.3 * precision + recall))
+FRAME = clip([0.9, 0.8, 0.4, 0.0], [1, 0, 1, 0])  # above 0.4: precision 2/3, recall 1; above 0.8: 1 and 1/2
+SOFT = clip([0.9, 0.9, 0, 0], [0.5, 1, 0.25, 0])
+SOFT_SCORES = {"miou": (0.5 + 1) / (1 + 1 + 0.25), "f": f_of(1.5 / 2, 1.5 / 1.75)}  # products over sum of maxima
+INTEGERS = [clip([0.9, 0.9], [255, 0], np.uint8), clip([0.9, 0.9], [1, 0], bool)]
+EMPTY = clip([0.9] * 3 + [0] * 97, [0] * 100)
+RIGHT_AND_SILENT = [clip([1], [1]), clip([0], [0])]
+TWO_THRESHOLDS = [clip([0.2, 0.0], [1, 0]), clip([0.9, 0.7], [1, 0])]  # exact below 0.3, and above 0.7
+BOTH = (1 + f_of(0.5, 1)) / 2
+# 40 pixels: 10 predicted, of which 6 are correct; 2 pixels of the object are missed
+COUNTED = [clip([0.9] * 10 + [0] * 10, [0] * 4 + [1] * 8 + [0] * 8), clip([0] * 20, [0] * 20)]
+COUNTED_F, BLANK_F = 1.3 * 6 / (1.3 * 6 + 0.3 * 2 + 4), 1.3 * 28 / (1.3 * 28 + 0.3 * 4 + 2)
+COUNTED_SCORES = {
+    "miou": 6 / 12, "f": COUNTED_F, "miou_2classes": (6 / 12 + 28 / 34) / 2, "f_2classes": (COUNTED_F + BLANK_F) / 2,
+}  # fmt: skip
+NOTHING_SCORES = {"miou": math.nan, "f": math.nan, "miou_2classes": 0.5, "f_2classes": 1.0}  # CAVP: 0 or left out
 
 
-def test_integer_masks_are_positive_where_not_zero():
-    for truth in (np.uint8([[[255, 0]]]), np.array([[[True, False]]])):
-        for metric in (DatasetMetric(), StrictMetric()):
-            assert run(metric, [(np.float32([[[0.9, 0.9]]]), truth)])["miou"] == 0.5
-
-
-def test_dataset_metric_by_hand():
-    # 40 pixels: 10 predicted, of which 6 are correct; 2 pixels of the object are missed
-    p, g = np.zeros((2, 4, 5), np.float32), np.zeros((2, 4, 5), np.uint8)
-    p.reshape(-1)[:10], g.reshape(-1)[4:12] = 0.9, 1
-    scores = run(DatasetMetric(), [(p[:1], g[:1]), (p[1:], g[1:])])
-    f, blank = 1.3 * 6 / (1.3 * 6 + 0.3 * 2 + 4), 1.3 * 28 / (1.3 * 28 + 0.3 * 4 + 2)
-    two_classes = {"miou_2classes": (6 / 12 + 28 / 34) / 2, "f_2classes": (f + blank) / 2}  # the background dominates
-    assert scores == pytest.approx({"miou": 6 / 12, "f": f, **two_classes})
-    nothing = run(DatasetMetric(), [(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), np.uint8))])
-    assert math.isnan(nothing["miou"]) and math.isnan(nothing["f"])
-    assert (nothing["miou_2classes"], nothing["f_2classes"]) == (0.5, 1.0)  # CAVP: absent classes are 0 or left out
-
-
-def test_empty_frames_in_reference_and_strict():
-    p, truth = np.zeros((2, 1, 10, 10), np.float32)
-    p[0, 0, :3] = 0.9
-    assert run(AVSBenchMetric(1), [(p, truth)]) == pytest.approx({"miou": 0.97, "f": 0.0, "active": 0.03})
-    scores = run(StrictMetric(), [(p, truth)])
-    assert math.isnan(scores["miou"]) and math.isnan(scores["f"])
-    assert scores["fpr_empty"] == pytest.approx(0.03) and scores["blank_empty"] == 0
-
-
-def test_a_silent_batch_lowers_reference_f_and_not_strict_f():
-    right, silent = np.ones((2, 1, 3, 3), np.float32), np.zeros((2, 1, 3, 3), np.float32)
-    # silent frames of a batch are skipped
-    for metric, f in ((AVSBenchMetric(1), 0.5), (AVSBenchMetric(2), 1.0), (StrictMetric(), 1.0)):
-        assert run(metric, [right, silent])["f"] == pytest.approx(f)
-
-
-def test_every_batch_has_its_own_best_threshold():
-    # one prediction is exact below 0.3, the other above 0.7: no single threshold fits both
-    both = [(np.float32([[[p, q]]]), np.float32([[[1, 0]]])) for p, q in ((0.2, 0.0), (0.9, 0.7))]
-    together = (1 + 1.3 * 0.5 / (0.3 * 0.5 + 1)) / 2
-    for metric, f in ((AVSBenchMetric(1), 1.0), (AVSBenchMetric(2), together), (StrictMetric(), together)):
-        assert run(metric, both)["f"] == pytest.approx(f)
+@pytest.mark.parametrize(
+    ("metric", "clips", "expected"),
+    [
+        (StrictMetric(), [FRAME], {"miou": 1 / 3, "f": max(f_of(2 / 3, 1), f_of(1, 0.5)), "active": 0.5}),
+        (AVSBenchMetric(1), [clip([0.5], [1])], {"miou": 0, "f": 1, "active": 0}),  # negative for IoU, positive for F
+        *((metric, [SOFT], SOFT_SCORES) for metric in (AVSBenchMetric(1), StrictMetric())),
+        *((metric, INTEGERS, {"miou": 0.5}) for metric in (DatasetMetric(), StrictMetric())),
+        (AVSBenchMetric(1), [EMPTY], {"miou": 0.97, "f": 0, "active": 0.03}),
+        (StrictMetric(), [EMPTY], {"miou": math.nan, "f": math.nan, "fpr_empty": 0.03, "blank_empty": 0}),
+        (AVSBenchMetric(1), RIGHT_AND_SILENT, {"f": 0.5}),
+        *((metric, RIGHT_AND_SILENT, {"f": 1}) for metric in (AVSBenchMetric(2), StrictMetric())),  # it is skipped
+        (AVSBenchMetric(1), TWO_THRESHOLDS, {"f": 1}),
+        *((metric, TWO_THRESHOLDS, {"f": BOTH}) for metric in (AVSBenchMetric(2), StrictMetric())),
+        (DatasetMetric(), COUNTED, COUNTED_SCORES),
+        (DatasetMetric(), [clip([0], [0])], NOTHING_SCORES),
+    ],
+)
+def test_scores_worked_by_hand(metric, clips, expected):
+    found = run(metric, clips)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
 RIGHT, WRONG, TRUE = torch.ones(1, 2, 2), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
@@ -194,3 +179,61 @@ def test_g_score():
     for bad in ((78.7, 0.1), (0.5, -0.1)):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             g_score(*bad)
+
+
+CLIPS, BATCH, WORLD = 9, 2, 2  # five batches, the last one short
+
+
+def scores(rank: int = 0, world: int = 1, lower: torch.dtype | None = None, predicted=torch.float32) -> dict:
+    """Scores over all processes; this one gets every `world`-th batch. lower: type that metrics are set to, twice."""
+    rng = np.random.default_rng(5)
+    binary = {"reference": AVSBenchMetric(BATCH), "strict": StrictMetric(), "dataset": DatasetMetric()}
+    metrics = {**binary, "semantic": SemanticMetric(5), "lonely": AVSBenchMetric(CLIPS)}
+    for clip in range(CLIPS):
+        if lower and clip in (0, 5):
+            metrics = {name: metric.set_dtype(lower) for name, metric in metrics.items()}
+        p = torch.from_numpy(rng.random((5, 40, 40), np.float32)).half().bfloat16()  # exact in every type
+        truth = torch.from_numpy(rng.random(p.shape) < 0.3 * (clip != 3))
+        labels = torch.from_numpy(rng.integers(0, 5, (2, *p.shape)))
+        if rank == 0:
+            metrics["lonely"].update(p, truth)  # one process has no clip of this metric, the other no full batch
+        if clip // BATCH % world == rank:
+            for name in binary:
+                metrics[name].update(p.to(predicted), truth)
+            metrics["semantic"].update(*labels)
+        if clip == 4:
+            metrics["reference"].compute()  # compute() leaves the open batches as they are
+    return {name: metric.compute() for name, metric in metrics.items()}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_precision_changes_no_score() -> None:
+    expected = scores()
+    for dtype in (torch.float16, torch.bfloat16):
+        assert scores(lower=dtype) == scores(predicted=dtype) == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert scores() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+    metric = DatasetMetric().set_dtype(torch.float16)
+    metric.reset()
+    assert metric.pixels.dtype == torch.float64
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    Path(folder, f"{rank}.json").write_text(json.dumps(scores(rank, WORLD)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_two_processes_give_the_scores_of_one(tmp_path: Path) -> None:
+    want = scores()
+    spawn(process, (str(tmp_path),), WORLD)
+    for rank in range(WORLD):
+        got = json.loads((tmp_path / f"{rank}.json").read_text())
+        for name in want:
+            assert got[name] == pytest.approx(want[name], abs=1e-6), f"{name}, process {rank}"

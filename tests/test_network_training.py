@@ -18,7 +18,7 @@ from icf_avs.config import PlugInConfig, TrainConfig
 from icf_avs.datasets.layouts import read_set
 from icf_avs.encoders import text_encoders
 from icf_avs.evaluation.evaluate import evaluate
-from icf_avs.export.export_model import export_command, trace
+from icf_avs.export.export_model import trace
 from icf_avs.export.graphs import WaveformGraph
 from icf_avs.icf import CDCL, MIT, SC
 from icf_avs.inference.predictor import Predictor
@@ -71,8 +71,7 @@ def test_checkpoints_of_icf_training_hold_the_plain_network(name: str, sets: Pat
 
 
 def test_classes_are_trained_and_predicted(sets: Path, tmp_path: Path) -> None:
-    path = train(tiny("query", "avss"), tmp_path, source=sets / "AVSS")
-    model = load_checkpoint(path)
+    model = load_checkpoint(train(tiny("query", "avss"), tmp_path, source=sets / "AVSS"))
     frames = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
     prediction = Predictor(model).predict(frames, torch.zeros(3, model.spec.window))
     assert prediction.classes.shape[:2] == (3, 71) and prediction.class_names[0] == "background"
@@ -103,26 +102,27 @@ def with_reading(reading: Reading) -> TrainConfig:
     return replace(tiny("query", icf=PlugInConfig(replace(PLUG_IN.mit, reading=reading), None, None)), steps=3)
 
 
-@pytest.mark.parametrize(("reading", "added"), [("refined", "network.refinement."), ("text", "network.text.")])
+READINGS = [with_reading(name) for name in ("refined", "text")]
+
+
+@pytest.mark.parametrize("config", READINGS, ids=["refined", "text"])
 def test_a_reading_is_saved_and_needs_no_text_encoder_at_inference(
-    reading: Reading, added: str, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = sets / "Multi-sources"
-    plain = train(tiny("query"), tmp_path / "plain", source=source)
-    path = train(with_reading(reading), tmp_path / "run", source=source)
-    more = load_file(path).keys() - load_file(plain).keys()
-    assert more and all(key.startswith(added) for key in more) and load_file(plain).keys() <= load_file(path).keys()
+    path = train(config, tmp_path, source=sets / "Multi-sources")
+    added = {"refined": "network.refinement.", "text": "network.text."}[config.icf.mit.reading]
+    assert any(key.startswith(added) for key in load_file(path))
+    assert not any(key.startswith(("icf", "words", "visual.")) for key in load_file(path))
     monkeypatch.setattr(text_encoders, "load_minilm", None)
     model = load_checkpoint(path)
-    assert model.config.mit.reading == reading
+    assert model.config.mit == config.icf.mit
     frames, waves = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8), torch.randn(2, 15_600)
     assert Predictor(model).predict(frames, waves).logits.isfinite().all()
 
 
-READINGS = [pytest.param(with_reading(name), id=name, marks=pytest.mark.full) for name in ("refined", "text")]
-
-
-@pytest.mark.parametrize("config", [pytest.param(replace(tiny("query"), steps=3), id="plug-in"), *READINGS])
+@pytest.mark.parametrize(
+    "config", [replace(tiny("query"), steps=3), *(pytest.param(each, marks=pytest.mark.full) for each in READINGS)]
+)
 def test_a_resumed_run_ends_as_an_uninterrupted_one(config: TrainConfig, sets: Path, tmp_path: Path) -> None:
     """The state includes the plug-in's weights, the texts of its banks and the running means of sounds."""
     source = sets / "Multi-sources"
@@ -130,13 +130,3 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(config: TrainConfig, sets: P
     broken_off(tmp_path / "broken", config, 3, source)
     resumed = load_file(train(config, tmp_path / "broken", source=source, resume=True))
     assert all(value.equal(straight[key]) for key, value in resumed.items())
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("config", [tiny("avsegformer", icf=None), *READINGS], ids=lambda config: config.name)
-def test_a_trained_network_is_exported(config: TrainConfig, sets: Path, tmp_path: Path) -> None:
-    """The command itself compares exported file and model on clips of one and of five frames."""
-    path = train(replace(config, steps=1), tmp_path, source=sets / "Multi-sources")
-    form, ending = ("torch", "pt2") if config.icf is None else ("onnx", "onnx")
-    export_command(str(path), tmp_path / "out", form, tmp_path)
-    assert (tmp_path / "out" / f"{config.name}.{ending}").is_file()

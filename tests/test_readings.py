@@ -106,9 +106,6 @@ def test_text_changes_masks_and_mask_losses_train_the_words(encoder: TextEncoder
     for bank in banks:
         bank.texts.normal_()
     assert not network(*clips).logits.allclose(before)
-
-
-def test_incompatible_settings_are_refused() -> None:
     without = dict.fromkeys(("implicit_text", "counterfactual", "contrastive"))
     with pytest.raises(ValueError, match="mit is a part of a network that ICF trains"):
         ModelConfig((), network="guided", mit=REFINED, **without)

@@ -61,21 +61,20 @@ def test_golden_losses(row: str, data: StampsData, trainer_of: Callable) -> None
 
 def test_the_checkpoint_of_the_best_validation(trainer_of: Callable, data: StampsData, tmp_path: Path) -> None:
     """It has the weights of that step and a calibrated offset; validation does not change the training."""
-    train(replace(TINY, checkpoint_every=1), tmp_path)
+    train(replace(TINY, checkpoint_every=2), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     scores = {row["step"]: row["score"] for row in rows if row["stage"] == "validation"}
-    assert sorted(scores) == [4, 5, 6, 7, 8, 9] and len(set(scores.values())) > 1
+    assert sorted(scores) == [5, 7, 9] and len(set(scores.values())) > 1
     best = max(scores, key=lambda step: (scores[step], -step))
-    recipe = read_recipe(tmp_path / "best.safetensors")
+    recipe, kept = read_recipe(tmp_path / "best.safetensors"), load_file(tmp_path / "best.safetensors")
     assert recipe["step"] == best + 1 and recipe["validation"]["score"] == pytest.approx(scores[best], abs=1e-5)
     trainer = trainer_of(TINY)
     while trainer.step <= best:
         trainer.train_step(data.batch(trainer.step))
-    kept = load_file(tmp_path / "best.safetensors")
     assert kept.pop("offset") == pytest.approx(recipe["validation"]["offset"])
     state = trainer.model.state_dict()
     assert all(value.equal(state[name]) for name, value in kept.items())
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [f"{s:06d}.png" for s in range(5, 11)]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [f"{s:06d}.png" for s in (6, 8, 10)]
 
 
 def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: StampsData) -> None:
@@ -88,6 +87,7 @@ def test_training_scenes_follow_the_seed_and_validation_scenes_do_not(data: Stam
     assert fixed.images.scenes == data.images.scenes, "the scenes of a seed of their own, where one is set"
 
 
+@pytest.mark.full
 def test_pretraining_ends_when_its_loss_stops_falling(data: StampsData, tmp_path: Path) -> None:
     """The next stage does not change; an interrupted run ends pretraining at the same step, bit for bit."""
     config = replace(TINY, audio_pretrain_steps=30, audio_pretrain_patience=4, steps=2, checkpoint_every=3)
@@ -113,52 +113,40 @@ def test_plateau_detection() -> None:
 
 
 def test_weight_decay_spares_biases_norms_and_temperatures(trainer_of: Callable) -> None:
-    """A step with zero gradients shrinks matrices by rate times decay and keeps biases, norms and temperatures."""
-    trainer = trainer_of(replace(MASKS_ONLY, learning_rate=0.1, weight_decay=0.5, warmup=0))
-    every = {id(p): name for name, p in trainer.model.named_parameters() if p.requires_grad}
-    pairs = [(group, p) for group in trainer.optimizer.param_groups for p in group["params"]]
-    assert sorted(every) == sorted(id(p) for _, p in pairs)
-    before = [p.detach().clone() for _, p in pairs]
-    for _, parameter in pairs:
-        parameter.grad = torch.zeros_like(parameter)
-    trainer.optimizer.step()
-    kept = set()
-    for (group, parameter), old in zip(pairs, before, strict=True):
-        name = every[id(parameter)]
-        spared = parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
-        assert group["weight_decay"] == (0 if spared else 0.5), name
-        assert torch.allclose(parameter.detach(), (1 - group["lr"] * group["weight_decay"]) * old), name
-        kept |= {name} if spared else set()
+    trainer = trainer_of(replace(MASKS_ONLY, weight_decay=0.5))
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert len(trained) == sum(len(group["params"]) for group in trainer.optimizer.param_groups)
+    spared = {name for name, p in trained.items() if p.dim() < 2 or "bias" in name.rpartition(".")[2]}
+    assert {name: decay[id(p)] for name, p in trained.items()} == {
+        name: 0 if name in spared else 0.5 for name in trained
+    }
     wanted = ("joint_embedding.log_temperature", "implicit_text.vocabulary.log_temperature", "audio.norm.weight")
-    assert {f"network.{name}" for name in wanted} <= kept
+    assert {f"network.{name}" for name in wanted} <= spared
 
 
-@pytest.mark.parametrize("value", [-30.0, 30.0])
-def test_temperatures_stay_within_bounds(value: float, data: StampsData, trainer_of: Callable) -> None:
+@pytest.mark.parametrize(("value", "bound"), [(-30.0, 0.01), (30.0, 1.0)])
+def test_temperatures_stay_within_bounds(value: float, bound: float, data: StampsData, trainer_of: Callable) -> None:
     """As in CLIP, a temperature out of bounds has the value of the bound and is clamped by the next step."""
     trainer = trainer_of(MASKS_ONLY)
     learnt = [p for name, p in trainer.model.named_parameters() if name.endswith("log_temperature")]
     assert len(learnt) == 2
-    with torch.no_grad():
-        for parameter in learnt:
-            parameter.fill_(value)
+    for parameter in learnt:
+        parameter.data.fill_(value)
     space, vocabulary = trainer.model.network.joint_embedding, trainer.model.network.implicit_text.vocabulary
-    bound = 0.01 if value < 0 else 1.0
     assert float(space.temperature.detach()) == pytest.approx(bound)
     assert float(vocabulary.similarity(torch.randn(8, 32)).abs().max().detach()) <= 1 / bound + 1e-3
     assert np.isfinite(trainer.train_step(data.batch(TINY.audio_pretrain_steps))["loss"])
     assert [float(parameter.detach().exp()) for parameter in learnt] == pytest.approx([bound] * 2)
 
 
-def test_schedule() -> None:
+def test_schedule_and_batches(data: StampsData) -> None:
+    """Batches have ten images or two clips of five frames, those of audio pretraining eight frames."""
     rates = [schedule(step, 100, 10) for step in range(101)]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
     assert all(a >= b for a, b in pairwise(rates[10:])) and rates[100] == pytest.approx(0.02)
-
-
-def test_batches_have_ten_images_or_two_clips_of_five_frames(data: StampsData) -> None:
     assert {data.batch(step).masks.shape[:2] for step in range(4, 16)} == {(10, 1), (2, 5)}
-    assert data.batch(0).waveforms.shape[:2] == (8, 1)  # of audio pretraining
+    assert data.batch(0).waveforms.shape[:2] == (8, 1)
 
 
 def test_the_highres_stage_has_larger_frames() -> None:
@@ -181,7 +169,7 @@ def recall_and_iou(network: SegmentationModel, batch, waves: torch.Tensor) -> tu
     return float((found & true).sum() / true.sum()), float((found & true).sum() / (found | true).sum())
 
 
-@pytest.mark.parametrize(("row", "rest"), [("full", 0.5), ("baseline", 0.35)])
+@pytest.mark.parametrize(("row", "rest"), [("full", 0.5), pytest.param("baseline", 0.35, marks=pytest.mark.full)])
 def test_the_model_learns_one_batch(row: str, rest: float, data: StampsData) -> None:
     """Four images, fifty steps."""
     torch.manual_seed(0)

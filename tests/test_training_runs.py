@@ -23,7 +23,6 @@ from small_training import PLAIN, TINY, broken_off, stand_ins, tiny_data
 from icf_avs.__main__ import main
 from icf_avs.checkpoint.serialization import load_checkpoint, read_recipe
 from icf_avs.errors import UserError
-from icf_avs.training.callbacks import CLIPS, COLUMNS, GAP, SIDE
 from icf_avs.training.composed_data import StampsData
 from icf_avs.training.optimizer import schedule
 from icf_avs.training.recipes import RECIPES
@@ -60,10 +59,12 @@ def same(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(value.equal(second[name]) for name, value in first.items())
 
 
+def rows(folder: Path) -> list[dict]:
+    return list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
+
+
 def log(folder: Path) -> list[tuple[int, str]]:
-    """Steps and stages of a log."""
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["stage"]) for row in rows]
+    return [(row["step"], row["stage"]) for row in rows(folder)]
 
 
 def last_step(folder: Path) -> int:
@@ -82,9 +83,10 @@ def test_files_of_a_run(straight: Path, data: StampsData) -> None:
         "best.safetensors", "last.pt", "metrics.jsonl", "recipe.json", "samples", "tiny.safetensors",
     }  # fmt: skip
     assert sorted(path.name for path in (straight / "samples").iterdir()) == ["000008.png", "000012.png"]
-    validated = [(7, "validation"), (11, "validation")]
-    assert log(straight) == [(0, "pretrain"), validated[0], (10, "train"), (11, "train"), validated[1]]
-    first, *_, trained, _ = map(json.loads, (straight / "metrics.jsonl").read_text().splitlines())
+    assert log(straight) == [
+        (0, "pretrain"), (7, "validation"), (10, "train"), (11, "train"), (11, "validation"),
+    ]  # fmt: skip
+    first, *_, trained, _ = rows(straight)
     assert {"loss", "naming", "top1", "seconds"} <= first.keys() and {"loss", "bce"} <= trained.keys()
     model, recipe = load_checkpoint(straight / "tiny.safetensors"), read_recipe(straight / "tiny.safetensors")
     assert model.classes == data.classes and model.config.dim == 32 and model.network.counterfactual.started
@@ -105,9 +107,10 @@ def test_a_resumed_run_ends_bit_for_bit_the_same(every: int, after: int, straigh
     assert same(straight, tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 5}, {"audio_pretrain_steps": 3}, {"model": PLAIN}])
-def test_resuming_with_other_settings_is_refused(change: dict, straight: Path) -> None:
-    refused(f"other settings.*{next(iter(change))}", replace(RUN, **change), straight, resume=True)
+def test_resuming_with_other_settings_and_a_second_run_in_a_folder_are_refused(straight: Path) -> None:
+    for change in ({"seed": 1}, {"steps": 5}, {"audio_pretrain_steps": 3}, {"model": PLAIN}):
+        refused(f"other settings.*{next(iter(change))}", replace(RUN, **change), straight, resume=True)
+    refused("holds a run already", RUN, straight)
 
 
 def test_a_run_can_be_lengthened(straight: Path, tmp_path: Path) -> None:
@@ -127,9 +130,8 @@ def test_a_run_can_be_lengthened(straight: Path, tmp_path: Path) -> None:
     assert read_recipe(path)["lengthened"] == lengthened
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_saves_its_last_step(number: int, code: int, straight: Path, tmp_path: Path, monkeypatch,
-                                                capsys) -> None:  # fmt: skip
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
+def test_an_interrupted_run_saves_its_last_step(number: int, straight: Path, tmp_path, monkeypatch, capsys) -> None:
     """The command prints how to resume; that command ends with the weights of an uninterrupted run."""
     monkeypatch.setitem(RECIPES, "tiny", lambda: RUN)
     monkeypatch.chdir(tmp_path)
@@ -143,7 +145,7 @@ def test_an_interrupted_run_saves_its_last_step(number: int, code: int, straight
     typed, folder = "icf train tiny --out 'a run' --threads 1 --workers 1 --device cpu", tmp_path / "a run"
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", interrupted)
-        assert main(shlex.split(typed)[1:]) == code
+        assert main(shlex.split(typed)[1:]) == 128 + number
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == f"icf: stopped; a run/last.pt has step 7 of 12; go on with: {typed} --resume"
     assert last_step(folder) == 7
@@ -152,39 +154,19 @@ def test_an_interrupted_run_saves_its_last_step(number: int, code: int, straight
     assert same(straight, folder) and read_recipe(folder / "tiny.safetensors")["command"] == typed
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("file", ["last.pt", "000008.png"])
-def test_a_full_disk(file: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full when a temporary file is moved to its final path."""
-    broken_off(tmp_path, RUN, 7)
-    kept, replace_file = (tmp_path / "last.pt").read_bytes(), os.replace
-
-    def full(new: Path, path: Path) -> None:
-        if Path(path).name == file:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        replace_file(new, path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        refused(r"No space left.*make room", RUN, tmp_path, resume=True)
-    assert (tmp_path / "last.pt").read_bytes() == kept
-    assert not any(path.name.startswith(".") for path in tmp_path.rglob("*"))
-    train(RUN, tmp_path, resume=True)
-    assert same(straight, tmp_path)
-
-
 def test_a_machine_fault_is_one_line(straight: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as allocation:
         torch.empty(2**50)
-    for fault, said in (
-        (OSError(errno.ENOSPC, "No space left", "log"), r"^log: No space left, at step 5; make room"),
-        (OSError(errno.EIO, "I/O error"), r"^I/O error, at step 5; check that the data and the run folder"),
-        (MemoryError(), r"^out of memory at step 5 \(none is left\)"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), r"5 \(CUDA out of memory\)"),
-        (allocation.value, r"out of memory at step 5 \(.*DefaultCPUAllocator"),
-    ):
-        for folder, advice in ((straight, "go on from .*/last.pt with --resume$"), (tmp_path, "start anew")):
-            trainer = SimpleNamespace(step=5, folder=folder)
+    faults = {
+        r"^log: No space left, at step 5; make room": OSError(errno.ENOSPC, "No space left", "log"),
+        r"^I/O error, at step 5; check that the data and the run folder": OSError(errno.EIO, "I/O error"),
+        r"^out of memory at step 5 \(none is left\)": MemoryError(),
+        r"5 \(CUDA out of memory\)": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+        r"out of memory at step 5 \(.*DefaultCPUAllocator": allocation.value,
+    }
+    for folder, advice in ((straight, "go on from .*/last.pt with --resume$"), (tmp_path, "start anew")):
+        trainer = SimpleNamespace(step=5, folder=folder)
+        for said, fault in faults.items():
             with pytest.raises(UserError, match=f"{said}.*{advice}"), as_user_errors(trainer, ""):
                 raise fault
     with pytest.raises(RuntimeError, match="size"), as_user_errors(trainer, ""):  # a bug is not hidden
@@ -201,20 +183,17 @@ def test_values_that_are_not_finite_end_the_run_and_are_not_saved(data: StampsDa
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_unusable_run_folders_are_refused(straight: Path, tmp_path: Path) -> None:
-    refused("holds a run already", RUN, straight)
-    whole, last = (straight / "last.pt").read_bytes(), tmp_path / "last.pt"
-    other = io.BytesIO()
+def test_a_damaged_state_is_refused(straight: Path, tmp_path: Path) -> None:
+    whole, other = (straight / "last.pt").read_bytes(), io.BytesIO()
     torch.save({"step": 3}, other)
-    for content in (whole[: len(whole) // 2], b"weights\n" * 99, b"", other.getvalue()):
-        last.write_bytes(content)
+    for content in (whole[: len(whole) // 2], b"", other.getvalue()):
+        (tmp_path / "last.pt").write_bytes(content)
         refused("damaged", RUN, tmp_path, resume=True)
 
 
 @pytest.mark.full
 def test_tensorboard_shows_terms_by_stage_and_clips(straight: Path, tmp_path: Path) -> None:
     """A resumed run repeats steps that were logged; each is shown once."""
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     broken_off(tmp_path, RUN, 12)  # step 10 is logged, and comes again from step 8 on
@@ -223,9 +202,7 @@ def test_tensorboard_shows_terms_by_stage_and_clips(straight: Path, tmp_path: Pa
     expected = {"pretrain/naming", "pretrain/loss", "train/bce", "train/counterfactual", "validation/score"}
     assert expected <= set(shown.Tags()["scalars"]) and any("recipe" in tag for tag in shown.Tags()["tensors"])
     assert [event.step for event in shown.Scalars("train/loss")] == [10, 11]
-    *earlier, picture = shown.Images("samples")
-    assert [event.step for event in earlier] == [7] and picture.step == 11
-    assert (picture.width, picture.height) == (COLUMNS * (SIDE + GAP), CLIPS * (3 * (SIDE + GAP) + 2 * GAP))
+    assert [event.step for event in shown.Images("samples")] == [7, 11]
     assert same(straight, tmp_path), "tracking does not change training"
 
 
@@ -235,30 +212,10 @@ def test_nothing_is_sent_without_the_flag(tmp_path: Path, monkeypatch: pytest.Mo
     called = []
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: called.append(address))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address: called.append(address))
-    for name in ("WANDB_API_KEY", "COMET_API_KEY", "MLFLOW_TRACKING_URI", "CLEARML_API_HOST", "ACCELERATE_LOG_WITH"):
+    for name in ("WANDB_API_KEY", "COMET_API_KEY", "MLFLOW_TRACKING_URI", "ACCELERATE_LOG_WITH"):
         monkeypatch.setenv(name, "all")
     for module in ("wandb", "comet_ml", "mlflow", "clearml", "aim", "trackio", "swanlab"):
         monkeypatch.setitem(sys.modules, module, None)  # an import would fail
     train(TINY, tmp_path)
     assert not called and not list(tmp_path.glob("wandb*"))
     refused(r"pip install 'icf-avs\[wandb\]'", TINY, tmp_path / "asked", wandb=True)
-
-
-@pytest.mark.full
-def test_wandb_is_written_offline_and_needs_an_account_otherwise(tmp_path: Path, monkeypatch) -> None:
-    import wandb
-
-    for name, value in {"SILENT": "true", "BASE_URL": "http://127.0.0.1:9", "MODE": "offline"}.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    wandb.teardown()  # it reads the environment once
-    train(RUN, tmp_path / "run", wandb=True)
-    identity = (tmp_path / "run/wandb-id.txt").read_text().strip()
-    (written,) = (tmp_path / "run/wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb")
-    assert all(name in written.read_bytes() for name in (b"pretrain/naming", b"train/bce", b"validation/score"))
-    assert len([*written.parent.glob("files/media/images/samples_*.png")]) == 2
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    wandb.teardown()
-    refused(r"W&B: .*WANDB_MODE=offline", TINY, tmp_path / "asked", wandb=True)
-    wandb.teardown()
