@@ -1,4 +1,4 @@
-"""Drawing of masks, legend and contact sheet; class ids, run lengths, and intervals of subtitles; overlay videos of
+"""Drawing of masks and contact sheet; class ids, run lengths, and intervals of subtitles; overlay videos of
 unusual inputs, their thread, and frames for two consumers.
 """
 
@@ -24,7 +24,7 @@ from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.frame_tee import FrameTee
 from icf_avs.media.video_reader import probe, read_frames, video_frames
 from icf_avs.output.class_labels import class_labels
-from icf_avs.output.class_overlay import draw_legend, palette
+from icf_avs.output.class_overlay import palette
 from icf_avs.output.contact_sheet import Tile, caption, contact_sheet, tile_numbers
 from icf_avs.output.overlay import Overlay, inner_edge
 from icf_avs.output.subtitles import subtitles
@@ -176,15 +176,6 @@ def test_separate_regions_are_drawn_by_the_formula():
     expected = np.where(edge, round(contour), expected)
     Overlay(mask).draw_yuv420(y, np.zeros((150, 100), np.uint8), np.zeros((150, 100), np.uint8))
     assert np.abs(y - expected).max() <= 1 and (y[~mask] == expected[~mask]).all()
-
-
-def test_the_legend_fits():
-    names = ("background", *(f"a rather long name {i}" for i in range(70)))
-    for width, height, shown in ((5, 5, range(1)), (300, 1, range(1)), (400, 60, range(1, 70)), (2000, 2000, [70])):
-        picture = draw_legend(range(1, 71), names, width, height, 12)
-        assert picture.width <= width and picture.height <= height
-        pixels = np.asarray(picture)
-        assert sum((pixels == palette(71)[index]).all(axis=-1).sum() > 50 for index in range(1, 71)) in shown
 
 
 def test_colours_are_those_of_avss_and_pascal_voc():

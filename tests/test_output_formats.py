@@ -229,16 +229,6 @@ def test_objects_are_linked_by_overlap(clip):
     assert [len(track.regions) for track in find_tracks(made(a, clip, fps=1))] == [2, 2]
 
 
-def test_linking_is_the_best_one_to_one_matching(clip):
-    """The new right region overlaps the large old one (0.38) slightly more than the new left region does (0.37)."""
-    before = boxes((20, 20, 60, 20), (84, 20, 15, 20))
-    after = boxes((20, 20, 22, 20), (50, 20, 49, 20), (130, 90, 20, 20))
-    tracks = find_tracks(made([before, after], clip))
-    assert [[region.box[0] for region in track.regions] for track in tracks] == [[20, 20], [84, 50], [130]]
-    touching = boxes((10, 10, 20, 20), (30, 30, 20, 20))  # corners: one region
-    assert [len(track.regions) for track in find_tracks(made([touching], clip))] == [1]
-
-
 def test_too_many_objects_are_refused(clip):
     masks = [boxes(*((x, y, 3, 4) for x in range(i % 2 * 5, 150, 10) for y in range(2, 110, 10))) for i in range(2)]
     with pytest.raises(UserError, match="has 330 objects"):
