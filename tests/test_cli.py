@@ -167,6 +167,7 @@ def test_verbosity(monkeypatch, capsys):
     set_verbosity(NORMAL)
 
 
+@pytest.mark.full
 def test_a_closed_pipe_is_quiet():
     code = (
         "import sys, icf_avs.__main__ as m, icf_avs.demo as demo\n"

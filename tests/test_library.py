@@ -210,7 +210,8 @@ def test_threads_share_a_segmenter(tmp_path: Path) -> None:
         assert alone == list(threads.map(lambda setting: segmenter.segment(video, **setting).frames, settings))
 
 
-@pytest.mark.parametrize("checkpoint", ["stamps", pytest.param("natural", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("checkpoint", ["stamps", "natural"])
 def test_the_client_program_runs(tmp_path: Path, checkpoint: str) -> None:
     """On a lossless video of a sounding fire truck."""
     video = lossless(tmp_path / "clip.mkv", truck_scene(tmp_path))

@@ -124,6 +124,7 @@ CLAIMS = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 def test_claims_are_checked_before_allocation(valid_checkpoint: Path, tmp_path: Path) -> None:
     """With at most 256 MB of additional memory, in which the valid checkpoint loads."""
     paths = [tmp_path / f"{case}.safetensors" for case in CLAIMS]
