@@ -1,13 +1,21 @@
-"""Unusual files through all of `icf segment`: correct masks at the correct times, or a one-line error.
+"""Unusual, joined, damaged and truncated files through all of `icf segment`: correct masks at the correct times, or a
+one-line error.
 
-Synchrony is tested by a clap: a flash and a click at a known time, located in the inputs of the model.
+Synchrony is tested by a clap, a flash and a click at a known time, located in the inputs of the model; and by the files
+of known content of benchmarks/, whose fuzzers make a short run.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import random
+import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
 from unittest.mock import Mock
 
 import av
@@ -31,6 +39,12 @@ from icf_avs.types import ClipSpec
 
 pytestmark = pytest.mark.full
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+known_clips, known_kinds, known_media = map(importlib.import_module, ("known_clips", "known_kinds", "known_media"))
+fuzz_media, fuzz_tables = map(importlib.import_module, ("fuzz_media", "fuzz_tables"))
+media_seeds, untrusted_readers = map(importlib.import_module, ("media_seeds", "untrusted_readers"))
+Known, find_errors = known_clips.Known, known_media.find_errors
+
 CLAP = 1.0  # time of flash and click in seconds
 ALIGNED = 0.04  # tolerance in seconds
 MJPEG = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "sound_codec": "pcm_s16le"}
@@ -47,35 +61,27 @@ def heard_and_seen(path, fps=50.0, **settings):
     return max(at)[1] / spec.sample_rate, seen, result
 
 
-def assert_clap(path, at=CLAP, fps=50.0, **settings):
+def assert_clap(path, fps=50.0, **settings):
     heard, seen, _ = heard_and_seen(path, fps, **settings)
-    assert abs(seen - at) <= ALIGNED and abs(heard - at) <= ALIGNED and abs(heard - seen) <= ALIGNED, (seen, heard)
+    assert abs(seen - CLAP) <= ALIGNED and abs(heard - CLAP) <= ALIGNED and abs(heard - seen) <= ALIGNED, (seen, heard)
 
 
 def clap(path, **settings):
-    """Write a two-second video with a clap."""
     return make_clip(path, flash=CLAP, **{"sound": click(2, at=CLAP), **settings})
 
 
 TIMES = sorted({0.0, CLAP, *(round(random.Random(n).uniform(0, 2), 3) for n in range(30))})
-X265 = {"x265-params": "log-level=none"}
 CLAPS = [
-    ("a.avi", {"codec": "mpeg4", "sound_codec": "pcm_s16le"}),
-    ("a.mpg", {"codec": "mpeg2video", "sound_codec": "mp2"}),
-    ("a.flv", {"codec": "flv1"}),
-    ("a.mov", {"sound_codec": "pcm_s16le"}),
-    ("a.mkv", {"sound_codec": "mp3"}),
-    ("a.webm", {"codec": "libvpx", "sound_codec": "libopus"}),
-    ("a.avi", MJPEG),
+    ("a.avi", {"codec": "mpeg4", "sound_codec": "pcm_s16le"}), ("a.avi", MJPEG),
+    ("a.mpg", {"codec": "mpeg2video", "sound_codec": "mp2"}), ("a.flv", {"codec": "flv1"}),
     ("a.mov", {"codec": "gif", "pix_fmt": "rgb8", "fps": 25}),  # GIF frames in a container with audio
-    ("a.mp4", {"times": TIMES, "movie_options": {"use_editlist": "1"}}),
-    ("a.mkv", {"times": TIMES}),
-    *[("a.mp4", {"fps": fps}) for fps in (10, 120)],
-    ("a.nut", {"codec": "libx265", "pix_fmt": "yuv422p10le", "options": X265}),
+    ("a.mp4", {"times": TIMES, "movie_options": {"use_editlist": "1"}}), ("a.mkv", {"times": TIMES}),
+    ("a.mp4", {"fps": 10}), ("a.mp4", {"fps": 120}),
+    ("a.nut", {"codec": "libx265", "pix_fmt": "yuv422p10le", "options": {"x265-params": "log-level=none"}}),
     ("a.nut", {"codec": "ffv1", "pix_fmt": "rgb48le", "sound_codec": "pcm_s24le"}),
     ("a.nut", {"options": {"x264-params": "tff=1"}}),  # interlaced
     *[(name, {"sound": click(0.7, at=CLAP - 0.6), "sound_at": 0.6}) for name in ("a.mp4", "a.mkv", "a.ts")],
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "special"), CLAPS)
@@ -83,35 +89,18 @@ def test_clap_in_many_containers_and_codecs(tmp_path, name, special):
     assert_clap(clap(tmp_path / name, **special))
 
 
-RATES = [(8_000, 2), (192_000, 4), (48_000, 6), (8_000, 8), (48_000, 9)]  # four are ambisonic, nine have no names
-FORMATS = "pcm_u8", "pcm_mulaw", "pcm_f64le", "adpcm_ms"
+SOUNDS = [("pcm_s16le", 8_000, 2), ("pcm_s16le", 192_000, 4), ("pcm_s16le", 48_000, 6), ("pcm_s16le", 8_000, 8),
+          ("pcm_s16le", 48_000, 9)]  # fmt: skip  # four channels are ambisonic, nine have no names
+SOUNDS += [(codec, RATE, 1) for codec in ("pcm_u8", "pcm_mulaw", "pcm_f64le", "adpcm_ms")]
 
 
-@pytest.mark.parametrize(
-    ("codec", "rate", "channels"),
-    [*(("pcm_s16le", *sound) for sound in RATES), *((codec, RATE, 1) for codec in FORMATS)],
-)
+@pytest.mark.parametrize(("codec", "rate", "channels"), SOUNDS)
 def test_clap_at_many_sample_rates_layouts_and_formats(tmp_path, codec, rate, channels):
     sound = click(2, at=CLAP, rate=rate, channels=channels)
     path = clap(tmp_path / "a.nut", sound=sound, sound_rate=rate, sound_codec=codec, fps=25)
     assert_clap(path, fps=25.0, out=tmp_path)  # mixed for the overlay too
     wave = AudioWindows(path).read(0, 32_000)
     assert np.abs(wave).max() == pytest.approx(0.9, abs=0.12) and np.abs(wave[2_000:14_000]).max() < 0.01
-
-
-def test_streams_that_begin_in_mid_file_are_ignored(tmp_path):
-    """Found by fuzzing: PyAV fails at the end of a file that has other streams than at its beginning."""
-    first = clap(tmp_path / "a.ts").read_bytes()
-    other = bytearray(first)
-    for at in range(0, len(other), 188):  # a 188-byte packet has its stream number in 13 header bits
-        if int.from_bytes(other[at + 1 : at + 3], "big") & 0x1FFF in (0x100, 0x101):
-            other[at + 2] |= 0x80
-    nothing = (b"G\x1f\xff\x10" + bytes(184)) * 40_000  # more than is probed when the file is opened
-    (tmp_path / "a.ts").write_bytes(first + nothing + other)
-    with av.open(str(tmp_path / "a.ts")) as container, pytest.raises(IndexError):
-        list(container.demux())
-    assert_clap(tmp_path / "a.ts")
-    assert probe(tmp_path / "a.ts").duration == pytest.approx(2, abs=0.1)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", {}), ("a.mkv", {}), ("a.avi", MJPEG)])
@@ -135,10 +124,12 @@ def test_tiny_odd_and_large_frames(tmp_path, size):
     assert (overlay.width, overlay.height) == tuple(side + side % 2 for side in size)
 
 
-def test_frames_larger_than_8k_are_refused_before_they_are_decoded(tmp_path):
+def test_too_large_and_too_long_files_are_refused(tmp_path):
     Image.new("1", (12_000, 6_000)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="12000 x 6000, larger than 8K"):
-        probe(tmp_path / "a.png")
+    long = make_clip(tmp_path / "a.mkv", times=[n * 500 for n in range(180)], sound=tone(0.5))
+    for path, words in ((tmp_path / "a.png", "12000 x 6000, larger than 8K"), (long, "lasts 25 hours")):
+        with pytest.raises(UserError, match=words):
+            segment_video(Witness(), path, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -169,18 +160,10 @@ def test_requested_audio_track_is_used(tracks, tmp_path, track, at):
     assert np.abs(wave).argmax() / 16_000 == pytest.approx(at, abs=ALIGNED)
 
 
-def test_missing_audio_track_is_reported(tracks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pretrained, "load", lambda checkpoint, device="auto": Segmenter(Witness(), "tiny"))
-    assert main(["segment", str(tracks), "--out", str(tmp_path / "out"), "--audio-track", "4"]) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1 and "audio track 4 is not there" in line
-    assert "1 (aac, mono, deu), 2 (aac, mono, eng), 3 (aac, mono, fra)" in line
-
-
-def test_more_than_a_day_is_refused(tmp_path):
-    path = make_clip(tmp_path / "a.mkv", times=[n * 500 for n in range(180)], sound=tone(0.5))
-    with pytest.raises(UserError, match="lasts 25 hours"):
-        segment_video(Witness(), path, tmp_path / "out")
+def test_missing_audio_track_is_reported(tracks):
+    with pytest.raises(UserError, match="audio track 4 is not there") as error:
+        probe(tracks, 4)
+    assert "1 (aac, mono, deu), 2 (aac, mono, eng), 3 (aac, mono, fra)" in str(error.value)
 
 
 def test_repairs_are_reported(tmp_path, capsys, monkeypatch):
@@ -228,3 +211,71 @@ def test_a_growing_file_is_segmented_as_probed(tmp_path, monkeypatch):
     assert result.video.duration < 3 and overlay.duration == pytest.approx(result.video.duration, abs=0.1)
     document = json.loads((result.folder / "segmentation.json").read_text())
     assert document["repaired"]["grown"] and document["frames"][-1]["end"] == pytest.approx(overlay.duration, abs=0.1)
+
+
+def join_known(path, lengths, movie=None, **first):
+    """Write clips of so many seconds, one after the other; return their contents. first: settings of the first."""
+    every = [known_clips.content(np.random.default_rng(7 + n), length) for n, length in enumerate(lengths)]
+    path.write_bytes(b"")
+    for n, seconds in enumerate(every):
+        part = known_clips.make(path.with_name(f"{n}{path.suffix}"), seconds, movie=movie, **({} if n else first))
+        path.write_bytes(path.read_bytes() + part.read_bytes())
+    return every
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("kind", known_kinds.KINDS)
+def test_every_second_has_its_frame_and_audio(tmp_path, kind, number):
+    path, known = known_kinds.KINDS[kind](tmp_path, np.random.default_rng([5, number]))
+    assert not find_errors(path, known, tmp_path / "out")
+    if kind == "followed":
+        assert any("hold neither video nor sound" in line for line in probe(path).repaired.lines())
+
+
+@pytest.mark.parametrize(("end", "movie"), known_kinds.JOINED)
+def test_joined_files_are_segmented_whole(tmp_path, end, movie):
+    """Three files in every container; FFmpeg alone stops at the second header of most."""
+    path = tmp_path / f"it's 3:joined.{end}"
+    every = join_known(path, (2, 3, 1), movie)
+    assert not find_errors(path, Known(tuple(chain(*every)), repaired=True))
+    info = probe(path)
+    assert info.duration == pytest.approx(6, abs=0.15)
+    found = {"joined_files": 3} | info.repaired.document()
+    jumps = [pytest.approx(2, abs=0.1), pytest.approx(5, abs=0.1)]
+    assert found == {"joined_files": 3, "clock_jumps": jumps}
+
+
+def test_a_truncated_part_is_refused(tmp_path):
+    clip = make_clip(tmp_path / "a.flv", sound=tone(2), codec="flv1")
+    clip.write_bytes(clip.read_bytes() + clip.read_bytes()[:-8000])
+    with pytest.raises(UserError, match=r"a.flv: cut short, 1\.\d+ of 2\.\d+ s are there"):
+        probe(clip)
+
+
+def test_damaged_files_end_in_masks_or_one_line(tmp_path, monkeypatch):
+    """With another seed than the benchmark's default."""
+    originals = [path.read_bytes() for path in media_seeds.write_seeds(tmp_path)]
+    worker, kinds = fuzz_media.Worker(tmp_path), Counter()
+    monkeypatch.setattr(fuzz_media, "FILES_PER_PROCESS", 10)
+    for number in range(24):
+        kind, why = worker.outcome(fuzz_media.damaged(originals, np.random.default_rng([9, number])))
+        assert kind != "failed", (number, why)
+        kinds[kind] += 1
+    worker.close()
+    assert kinds["answered"] > 3 and kinds["refused"] > 3
+
+
+def test_damaged_inputs_end_in_an_answer_or_one_line(tmp_path, monkeypatch):
+    """The originals are accepted, nothing is left behind; with another seed than the benchmark's default."""
+    monkeypatch.setattr("icf_avs.checkpoint.serialization.build_visual", None)  # which `readers` replaces
+    table, folder = untrusted_readers.readers(tmp_path), tmp_path / "read"
+    folder.mkdir()
+    for reader in table:
+        for content in reader.originals:
+            assert fuzz_tables.read(reader, content, folder) == ("answered", ""), reader.name
+    assert os.listdir(folder) == []
+    kinds = Counter()
+    for number, (kind, why) in fuzz_tables.outcomes(table, 1, range(300), folder):
+        assert kind != "failed", (number, why)
+        kinds[kind] += 1
+    assert kinds["answered"] > 25 and kinds["refused"] > 100

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import multiprocessing
 import os
@@ -17,14 +16,12 @@ from pathlib import Path
 
 import pytest
 from clip_maker import click, make_clip, tone
-from tagger_weights import published_weights
 
 import icf_avs
 from icf_avs.batch.command import corpus_command
-from icf_avs.batch.job import JobSettings, build_settings, cached_segmenter, segment_job
+from icf_avs.batch.job import JobSettings, build_settings, segment_job
 from icf_avs.batch.manifest import read_manifest
 from icf_avs.batch.worker_pool import run_processes
-from icf_avs.checkpoint.source import find_checkpoint
 from icf_avs.errors import UserError
 from icf_avs.types import Missing
 
@@ -60,50 +57,35 @@ def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
     return path
 
 
-def one_job(path: Path, out: Path, settings: JobSettings):
-    return read_manifest(write(path, "video", "day/a.mp4"), out, settings)[0]
-
-
-def failures(out: Path) -> list[list[str]]:
+def contents(out: Path) -> tuple[dict[str, bytes], list[list[str]], list[str]]:
+    """The documents of an output folder, the rows of its report, and the names in it."""
+    documents = {str(path.parent.relative_to(out)): path.read_bytes() for path in out.rglob("segmentation.json")}
     with open(out / "failures.csv", newline="") as file:
-        return list(csv.reader(file))
-
-
-def documents(out: Path) -> dict[str, bytes]:
-    return {str(path.parent.relative_to(out)): path.read_bytes() for path in out.rglob("segmentation.json")}
+        heading, *failures = csv.reader(file)
+    assert heading == ["video", "error"]
+    return documents, failures, sorted(os.listdir(out))
 
 
 def test_rows_become_jobs(tmp_path):
-    path = write(
-        tmp_path / "m.csv",
-        " fps,video,out,audio_track", ',"a, b.mp4",,', "", " 2.5,../x/c.mkv,day1/c , 2",
-        encoding="utf-8-sig",
-    )  # fmt: skip
-    first, second = read_manifest(path, tmp_path / "out", SETTINGS)
-    assert (first.video, first.folder) == (tmp_path / "a, b.mp4", tmp_path / "out" / "a, b")
-    assert (second.video, second.folder) == (tmp_path.parent / "x" / "c.mkv", tmp_path / "out" / "day1" / "c")
-    assert first.settings == SETTINGS and second.settings == replace(SETTINGS, fps=2.5, audio_track=2)
+    lines = " fps,video,out,audio_track", ',"a, b.mp4",,', "", " 2.5,../x/c.mkv,day1/c , 2"
+    path, out = write(tmp_path / "m.csv", *lines, encoding="utf-8-sig"), tmp_path / "out"
+    first, second = read_manifest(path, out, SETTINGS)
+    assert (first.video, first.folder, first.settings) == (tmp_path / "a, b.mp4", out / "a, b", SETTINGS)
+    assert (second.video, second.folder) == (tmp_path.parent / "x" / "c.mkv", out / "day1" / "c")
+    assert second.settings == replace(SETTINGS, fps=2.5, audio_track=2)
 
 
 INVALID = {  # tables, and a part of the error
-    "": "no column `video`",
-    "video,video\na.mp4,b.mp4\n": "2 columns `video`",
-    "video\n": "lists no video",
-    "video,fsp\na.mp4,2\n": "column `fsp`; did you mean fps\\?",
-    "video,fps\n,1\n": "line 2: names no video",
-    "video\n..\x00\n": "line 2",
-    "video\na.mp4,1\n": "line 2: has 2 cells",
-    "video,audio_track\n\na.mp4,0\n": "line 3: '0': want an integer",
-    'video\n"a.mp4\n': "is not CSV",
+    "": "no column `video`", "video\n": "lists no video", None: "cannot be read", b"video\n\xff.mp4\n": "not UTF-8",
+    "video,video\na.mp4,b.mp4\n": "2 columns `video`", "video,fsp\na.mp4,2\n": "column `fsp`; did you mean fps\\?",
+    "video,fps\n,1\n": "line 2: names no video", "video\na.mp4,1\n": "line 2: has 2 cells",
+    "video\n..\x00\n": "line 2", "video,audio_track\n\na.mp4,0\n": "line 3: '0': want an integer",
+    'video\n"a.mp4\n': "is not CSV", "video\nmine.mp4\n": "holds something other",
     "video\na.mp4\nsub/A.mkv\n": "line 3: would write the same folder as line 2",
     "video,out\na.mp4,x/y\nb.mp4,x\n": "inside the folder of line 3",
-    "video,out\na.mp4,../x\n": "below --out",
-    "video,out\na.mp4,.\n": "below --out",
+    "video,out\na.mp4,../x\n": "below --out", "video,out\na.mp4,.\n": "below --out",
     "video,out\na.mp4,failures.csv\n": "the same folder as the report",
-    "video\nmine.mp4\n": "holds something other",
-    b"video\n\xff.mp4\n": "not UTF-8",
-    None: "cannot be read",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", INVALID)
@@ -119,45 +101,48 @@ def test_invalid_manifests_are_refused(text, tmp_path):
 
 def test_two_processes_equal_one_and_a_second_run_only_does_the_rest(corpus, settings, tmp_path, capsys):
     root, alone = corpus
-    out = tmp_path / "out"
-    lines = ["video,fps,out", "day/a.mp4,,", '"b, c.mp4",2,sub/b', "none.mp4,,"]
-    path = write(root / "two.csv", *lines)
+    out, none = tmp_path / "out", root / "none.mp4"
+    path = write(root / "two.csv", "video,fps,out", "day/a.mp4,,", '"b, c.mp4",2,sub/b', "none.mp4,,")
     with pytest.raises(UserError, match="1 of 3 videos failed"):
         corpus_command(path, out, settings, jobs=2)
-    assert documents(out) == {"a": alone["day/a.mp4"], "sub/b": alone["b, c.mp4"]}
-    assert failures(out) == [["video", "error"], ["none.mp4", f"{root / 'none.mp4'}: no such file; check the path"]]
-    assert sorted(os.listdir(out)) == ["a", "failures.csv", "sub"]
+    documents, failures, names = contents(out)
+    assert documents == {"a": alone["day/a.mp4"], "sub/b": alone["b, c.mp4"]}
+    assert failures == [["none.mp4", f"{none}: no such file; check the path"]] and names == ["a", "failures.csv", "sub"]
     assert "3 videos, 2 done now, 0 before" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != "failures.csv"}
 
-    shutil.copy(root / "day" / "a.mp4", root / "none.mp4")
+    shutil.copy(root / "day" / "a.mp4", none)
     try:
         corpus_command(path, out, settings, jobs=1)
     finally:
-        (root / "none.mp4").unlink()
+        none.unlink()
     assert "3 videos, 1 done now, 2 before" in capsys.readouterr().out
-    assert failures(out) == [["video", "error"]]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     single = json.loads(alone["day/a.mp4"])
-    single["video"]["file"], single["source"]["path"] = "none.mp4", str(root / "none.mp4")
-    assert json.loads((out / "none" / "segmentation.json").read_bytes()) == single
+    single["video"]["file"], single["source"]["path"] = "none.mp4", str(none)
+    documents, failures, _ = contents(out)
+    assert json.loads(documents["none"]) == single and not failures
 
 
 def test_which_results_count_as_done(corpus, settings, tmp_path):
     video = shutil.copy(corpus[0] / "day" / "a.mp4", tmp_path / "a.mp4")
     (job,) = read_manifest(write(tmp_path / "m.csv", "video", "a.mp4"), tmp_path / "out", settings)
+    lacking = replace(settings, missing=(Missing("the ears", "hears less"),))
+
+    def is_done(**changes):
+        return replace(job, settings=replace(settings, **changes)).is_done()
+
     assert not job.is_done()
     assert segment_job(job, tmp_path) is None and job.is_done()
     for change in ({"fps": 2.0}, {"threshold": 0.3}, {"semantic": True}, {"audio_track": 1}, {"digest": "0"}):
-        assert not replace(job, settings=replace(settings, **change)).is_done(), change
-    for change in ({"checkpoint": "moved.safetensors"}, {"device": "cuda"}):
-        assert replace(job, settings=replace(settings, **change)).is_done(), change
-    record = job.folder / "made_from.json"
-    made, lacking = json.loads(record.read_text()), replace(settings, missing=(Missing("the ears", "hears less"),))
+        assert not is_done(**change), change
+    assert is_done(checkpoint="moved.safetensors") and is_done(device="cuda")
     assert replace(job, settings=lacking).is_done(), "a whole result stays when a part goes missing"
-    record.write_text(json.dumps(made | {"without": ["the ears"]}))
+    record = job.folder / "made_from.json"
+    made = record.read_text()
+    record.write_text(json.dumps(json.loads(made) | {"without": ["the ears"]}))
     assert not job.is_done() and replace(job, settings=lacking).is_done()
-    record.write_text(json.dumps(made))
+    record.write_text(made)
     status = os.stat(video)
     os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert not job.is_done()
@@ -191,14 +176,15 @@ def test_a_killed_process_loses_no_video(corpus, settings, tmp_path):
     killer.start()
     corpus_command(write(root / "long.csv", "video", "long.mp4", "day/a.mp4"), out, settings, jobs=1)
     killer.join()
-    assert killed and documents(out) == {"long": alone["long.mp4"], "a": alone["day/a.mp4"]}
-    assert sorted(os.listdir(out)) == ["a", "failures.csv", "long"] and failures(out) == [["video", "error"]]
+    assert killed
+    documents = {"long": alone["long.mp4"], "a": alone["day/a.mp4"]}
+    assert contents(out) == (documents, [], ["a", "failures.csv", "long"])
 
 
 def test_processes_that_cannot_load_the_model(corpus, tmp_path, capfd):
-    job = one_job(corpus[0] / "x.csv", tmp_path, replace(SETTINGS, checkpoint="none.safetensors"))
+    path, without = write(corpus[0] / "x.csv", "video", "day/a.mp4"), replace(SETTINGS, checkpoint="none.safetensors")
     with pytest.raises(UserError, match="while they loaded the model"):
-        list(run_processes([job], 2, tmp_path))
+        list(run_processes(read_manifest(path, tmp_path, without), 2, tmp_path))
 
 
 def test_a_killed_run_leaves_no_process_and_the_next_run_cleans_up(corpus, settings, tmp_path):
@@ -211,8 +197,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_cleans_up(corpus, setti
     run.kill()
     run.communicate(timeout=30)  # until its worker has closed the pipe too
     assert [name[:5] for name in os.listdir(out)] == [".icf-"]
-    assert segment_job(one_job(root / "next.csv", out, settings), tmp_path) is None
-    corpus_command(root / "next.csv", out, settings)
+    corpus_command(write(root / "next.csv", "video", "day/a.mp4"), out, settings)
     assert sorted(os.listdir(out)) == ["a", "failures.csv"]
 
 
@@ -222,24 +207,6 @@ def test_two_local_ray_workers_write_what_one_process_does(corpus, settings, tmp
     path = write(root / "ray.csv", "video,fps", "day/a.mp4,", '"b, c.mp4",2', "none.mp4,", "long.mp4,")
     with pytest.raises(UserError, match="1 of 4 videos failed"):
         corpus_command(path, tmp_path / "out", settings, jobs=2, ray_address="local")
-    assert documents(tmp_path / "out") == {Path(name).stem: text for name, text in alone.items()}
-    assert [line[0] for line in failures(tmp_path / "out")] == ["video", "none.mp4"]
-    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
-
-
-def test_words_apply_to_a_whole_manifest(corpus, tmp_path, monkeypatch):
-    """Words unknown to the model are refused before any work; other words are part of a job's record."""
-    monkeypatch.setenv("ICF_WEIGHTS_DIR", str(published_weights().parent))
-    with pytest.raises(UserError, match="did you mean guitar"):
-        build_settings("natural", 1.0, 0.5, False, None, "gitar")
-    dogs, every = (build_settings("natural", 1.0, 0.5, False, None, words) for words in ("barking; violins", None))
-    jobs = [one_job(corpus[0] / "words.csv", tmp_path, each) for each in (dogs, every)]
-    assert segment_job(jobs[0], tmp_path) is None and [job.is_done() for job in jobs] == [True, False]
-    made = json.loads((tmp_path / "a" / "segmentation.json").read_text())["made_with"]
-    digest = hashlib.sha256(find_checkpoint("natural")[0].read_bytes()).hexdigest()
-    assert made.pop("versions").keys() == {"icf-avs", "torch", "av"}
-    assert made == {
-        "checkpoint": {"name": "natural", "sha256": digest}, "threshold": 0.5, "without": [],
-        "encoders": {"visual": "efficientnet-lite0-evidence", "audio": "efficientat"}, "words": ["dog", "violin"],
-    }  # fmt: skip
-    cached_segmenter.cache_clear()
+    documents, failures, names = contents(tmp_path / "out")
+    assert documents == {Path(name).stem: text for name, text in alone.items()}
+    assert [name for name, _ in failures] == ["none.mp4"] and not [name for name in names if name.startswith(".")]

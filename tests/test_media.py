@@ -46,7 +46,7 @@ def test_frames_are_those_shown_at_the_times_asked_for(tmp_path):
     assert info.duration == pytest.approx(2.0) and numbers_at(info, [0.0, 0.41, 1.99]) == [0, 10, 49]
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 48_000])
 def test_audio_windows_hold_the_right_samples(tmp_path, rate):
     path = make_clip(tmp_path / "a.mkv", sound_codec="pcm_s16le", sound=click(2, 1.0, rate, 2), sound_rate=rate)
     windows = AudioWindows(path)
@@ -54,15 +54,6 @@ def test_audio_windows_hold_the_right_samples(tmp_path, rate):
     assert not before.any() and not after[800:].any()
     assert np.flatnonzero(np.abs(around) > 0.3)[0] == pytest.approx(800, abs=8)  # half a millisecond
     assert np.abs(around).max() == pytest.approx(0.9, abs=0.1)
-
-
-def test_any_chain_of_windows_equals_one_long_window(tmp_path):
-    path = make_clip(tmp_path / "a.mp4", sound=tone(2))
-    whole = AudioWindows(path).read(-2_000, 40_000)
-    for step, length in [(400, 15_600), (9_000, 1_000), (15_600, 15_600)]:
-        windows = AudioWindows(path)
-        for start in range(-2_000, 22_000, step):
-            np.testing.assert_array_equal(windows.read(start, length), whole[start + 2_000 : start + 2_000 + length])
 
 
 def raises(path, words):
@@ -77,10 +68,8 @@ def test_a_file_that_is_not_a_video_gives_a_one_line_error(tmp_path):
     raises(tmp_path / "none.mp4", "no such file")
     raises(tmp_path, "is a folder")
     unreadable = "not a video|cannot be read|can be decoded"
-    for content, words in [
-        (b"", "0 bytes"), (b"this is not a video\n" * 50, "not a video"), (os.urandom(50_000), unreadable),
-        (b"#EXTM3U\n/etc/passwd", unreadable),
-    ]:  # fmt: skip
+    contents = b"", b"this is not a video\n" * 50, os.urandom(50_000), b"#EXTM3U\n/etc/passwd"
+    for content, words in zip(contents, ("0 bytes", "not a video", unreadable, unreadable), strict=True):
         (tmp_path / "a.mp4").write_bytes(content)
         raises(tmp_path / "a.mp4", words)
     write_wav(tmp_path / "a.wav", np.zeros(RATE, np.int16), RATE)
@@ -88,7 +77,7 @@ def test_a_file_that_is_not_a_video_gives_a_one_line_error(tmp_path):
     raises(make_clip(tmp_path / "silent.mp4", seconds=0.4), "has no sound")
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.2, 0.9])
 @pytest.mark.parametrize("name", ["index_last.mp4", "index_first.mp4", "a.mkv", "a.avi"])
 def test_a_truncated_file_is_refused(tmp_path, name, share):
     codec = {"sound_codec": "mp3", **MJPEG} if name.endswith("avi") else {}
@@ -129,20 +118,20 @@ def test_a_damaged_audio_packet_is_silence_and_shifts_nothing(tmp_path, codec):
 
 def test_mostly_damaged_streams_are_refused(tmp_path):
     path = make_clip(tmp_path / "a.mp4", sound=tone(2), **MJPEG)
-    info = probe(overwrite(path, "video", range(10, 36)))
-    with pytest.raises(UserError, match="more than half of its video is damaged"):
-        numbers_at(info, [1.9])
-    info = probe(overwrite(path, "audio", range(10, 80)))
-    with pytest.raises(UserError, match="more than half of its sound is damaged"):
-        click_at(info)
+    for kind, word, numbers, read in (
+        ("video", "video", range(10, 36), lambda info: numbers_at(info, [1.9])),
+        ("audio", "sound", range(10, 80), click_at),
+    ):
+        info = probe(overwrite(path, kind, numbers))
+        with pytest.raises(UserError, match=f"more than half of its {word} is damaged"):
+            read(info)
 
 
 def test_pipes_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     raises(tmp_path / "pipe.mp4", "save what it gives as a file first")
     raises(Path("/dev/null"), "is a pipe or a device")
-    readers = read_waveform, open_image, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)
-    for read in readers:
+    for read in (read_waveform, open_image, lambda path: read_mask(path, "S4"), lambda path: read_log_mel(path, 1)):
         with pytest.raises(UserError, match="is a pipe or a device, which is read only once"):
             read(tmp_path / "pipe.mp4")
 
@@ -178,7 +167,7 @@ ORDINARY = {
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-@pytest.mark.parametrize("size", [160, 8_000, 100_000])
+@pytest.mark.parametrize("size", [160, 100_000])
 def test_ordinary_audio_is_exactly_the_mean(name, size):
     sound = np.stack(ORDINARY[name])[:, :63_999]
     np.testing.assert_array_equal(mixed(*sound, size=size), sound.mean(axis=0))
@@ -199,19 +188,6 @@ CANCELLED = {  # channels, expected mono
 def test_cancelling_channels_stay_audible(name, size):
     channels, wanted = CANCELLED[name]
     assert decibels(mixed(*channels, size=size) - wanted, wanted) < -25
-
-
-def test_channels_that_cancel_for_a_while():
-    """No click where it begins and ends; a second away, the result is exactly the mean."""
-    opposite = (np.arange(len(A)) > 2 * MONO) & (np.arange(len(A)) < 3 * MONO)
-    right = np.where(opposite, -A, A)
-    heard = mixed(A, right)
-    for begin, end, most in ((2, 3, -3), (2.4, 2.6, -20)):
-        part = slice(round(begin * MONO), round(end * MONO))
-        assert decibels((heard - A)[part], A[part]) < most
-    np.testing.assert_array_equal(heard[:MONO], A[:MONO])
-    steps = np.abs(np.diff(heard - np.stack([A, right]).mean(axis=0)))
-    assert steps.max() < 1.2 * np.abs(np.diff(A)).max()
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mkv", "pcm_s16le"), ("a.mp4", "aac"), ("b.mkv", "libopus")])

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from icf_avs.checkpoint.serialization import load_checkpoint, save_checkpoint
 from icf_avs.checkpoint.source import find_checkpoint
+from icf_avs.inference.multiscale import LARGE_OBJECT_AREA, merge_scales
 from icf_avs.inference.postprocess import ScaleMasks, postprocess
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.base import Network
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
 from icf_avs.types import AudioFeatures, NetworkFeatures, NetworkOutput, VisualFeatures
+
+TENTH = round(LARGE_OBJECT_AREA * 400 / 10)  # of 400 cells, a tenth of LARGE_OBJECT_AREA
 
 
 class Means(nn.Module):
@@ -83,6 +86,20 @@ def test_postprocessing_of_a_plain_network_only_adds_the_offset(tagged: Predicto
     logits = torch.randn(1, 2, 4, 4)
     tagged.model.offset.fill_(0.5)
     assert postprocess([ScaleMasks(logits)], tagged.model).equal(logits + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("full", "reduced", "first"),
+    [((200, 4.0), (200, 2.0), 3.0), ((TENTH, 4.0), (200, -4.5), 4.0 - 8.5 / 20), ((0, 0.0), (200, 8.0), 1.0)],
+    ids=["a large object: mean", "a small object: full scale", "an object of the small scale alone: half"],
+)
+def test_weights_of_two_scales(full: tuple[int, float], reduced: tuple[int, float], first: float) -> None:
+    """Hand-worked. The first cells of a scale have a logit, the others have -6."""
+    scales = torch.full((2, 400), -6.0)
+    for scale, (cells, logit) in zip(scales, (full, reduced), strict=True):
+        scale[:cells] = logit
+    both = merge_scales(*scales.view(2, 1, 1, 20, 20))
+    assert both[0, 0, 0, 0].item() == pytest.approx(first) and both[0, 0, 19, 19] == -6
 
 
 def test_checkpoints_of_earlier_versions_load(tmp_path) -> None:

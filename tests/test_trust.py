@@ -8,12 +8,8 @@ import json
 import os
 import pickle
 import re
-import resource
-import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +28,6 @@ from icf_avs.encoders.vggish import load_vggish
 from icf_avs.errors import UserError
 from icf_avs.networks.build import build_model as assembled
 from icf_avs.synthetic import asset_packages
-from icf_avs.synthetic.qt_resource import QtResource
 from icf_avs.training.trainer import Trainer, build_model
 from icf_avs.types import ClipSpec
 
@@ -59,25 +54,12 @@ def hostile(path: Path, form: str) -> Path:
     return path.parent / "sang"
 
 
-FORMS = pytest.mark.parametrize("form", ["pickle", "torch", "torch of old"])
-
-
-@FORMS
-def test_unpickling_the_canary_leaves_a_mark(form: str, tmp_path: Path) -> None:
-    mark = hostile(tmp_path / "x.pt", form)
-    if form == "pickle":
-        pickle.loads((tmp_path / "x.pt").read_bytes())
-    else:
-        torch.load(tmp_path / "x.pt", weights_only=False)
-    assert mark.exists()
-
-
-@FORMS
-def test_a_pickle_is_no_checkpoint(form: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("form", ["pickle", "torch", "torch of old"])
+def test_a_pickle_is_not_run_as_a_checkpoint_for_resuming_or_as_weights(form: str, tmp_path: Path, capsys) -> None:
     config, video = TrainConfig("x"), tmp_path / "video.mp4"
     video.touch()
-    for ending in (".pkl", ".pt", ".bin", ".safetensors"):
-        path = tmp_path / f"model{ending}"
+    for name in ("model.pkl", "model.bin", "model.safetensors", "last.pt"):
+        path = tmp_path / name
         mark = hostile(path, form)
         for opened in (load_checkpoint, read_recipe, icf_avs.load, lambda path: build_model(config, ("dog",), path)):
             with pytest.raises(UserError, match=r"pickle|not a safetensors file") as caught:
@@ -87,18 +69,14 @@ def test_a_pickle_is_no_checkpoint(form: str, tmp_path: Path, capsys: pytest.Cap
         assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError):
         icf_avs.load(tmp_path)  # the folder with them
-    assert not mark.exists()
-
-
-@FORMS
-def test_a_pickle_is_refused_for_resuming_and_as_weights(form: str, tmp_path: Path) -> None:
-    mark = hostile(tmp_path / "last.pt", form)
     with pytest.raises(UserError, match=r"last\.pt: damaged"):
-        Trainer.restore(SimpleNamespace(folder=tmp_path, config=TrainConfig("x")))
+        Trainer.restore(SimpleNamespace(folder=tmp_path, config=config))
     for load in (load_vggish, load_efficientat, load_efficientnet_lite0):
         with pytest.raises((UserError, pickle.UnpicklingError)):
-            load(tmp_path / "last.pt")
+            load(path)
     assert not mark.exists()
+    pickle.loads(path.read_bytes()) if form == "pickle" else torch.load(path, weights_only=False)
+    assert mark.exists(), "the file is not hostile"
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +110,6 @@ for path in sys.argv[1:]:
 """
 
 
-def refusals(valid: Path, paths: list[Path]) -> list[str]:
-    """The errors of `load_checkpoint` with at most 256 MB of additional memory; the valid checkpoint loads in it."""
-    command = [sys.executable, "-c", BOUNDED, *map(str, (valid, *paths))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
-    loaded, *lines = done.stdout.splitlines()
-    assert loaded == "loaded" and len(lines) == len(paths)
-    return lines
-
-
 BIG = 10**9
 CLAIMS = {
     "dim": ("config", {"dim": BIG}), "dim within bounds": ("config", {"dim": 8192}),
@@ -155,23 +124,25 @@ CLAIMS = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 def test_claims_are_checked_before_allocation(valid_checkpoint: Path, tmp_path: Path) -> None:
+    """With at most 256 MB of additional memory, in which the valid checkpoint loads."""
     paths = [tmp_path / f"{case}.safetensors" for case in CLAIMS]
     for path, (part, claims) in zip(paths, CLAIMS.values(), strict=True):
         metadata, state = contents(valid_checkpoint)
         metadata[part] = json.dumps(json.loads(metadata[part]) | claims)
         save_file(state, path, metadata)
-    for path, line in zip(paths, refusals(valid_checkpoint, paths), strict=True):
+    headers = [tmp_path / str(length) for length in (1 << 23, (1 << 64) - 1)]  # these claim so many bytes
+    for path in headers:
+        path.write_bytes(int(path.name).to_bytes(8, "little") + b"{}")
+        os.truncate(path, 1 << 24)
+    command = [sys.executable, "-c", BOUNDED, *map(str, (valid_checkpoint, *paths, *headers))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    loaded, *lines = done.stdout.splitlines()
+    assert loaded == "loaded" and len(lines) == len(paths) + len(headers)
+    for path, line in zip(paths, lines, strict=False):
         assert line.startswith(f"{path}: ") and len(line) < 400 and "memory" not in line
-
-
-def test_a_long_header_is_refused_without_reading_it(valid_checkpoint: Path, tmp_path: Path) -> None:
-    paths = [tmp_path / str(length) for length in (1 << 23, (1 << 64) - 1)]
-    for path in paths:
-        with path.open("wb") as file:
-            file.write(int(path.name).to_bytes(8, "little") + b"{}")
-            file.truncate(1 << 24)
-    for path, line in zip(paths, refusals(valid_checkpoint, paths), strict=True):
+    for path, line in zip(headers, lines[len(paths) :], strict=True):
         assert f"its header claims {path.name} bytes" in line
 
 
@@ -187,61 +158,36 @@ def test_weights_that_are_not_finite_and_unreadable_recipes_are_refused(valid_ch
         load_checkpoint(path)
 
 
-@pytest.fixture
-def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Path]:
-    """Fetches a Debian package with the given symbolic links as if from apt; returns its folder."""
-    if not shutil.which("dpkg-deb"):
-        pytest.skip("dpkg-deb is not on this system")
-    real, tree = asset_packages.run_command, tmp_path / "tree"
+@pytest.mark.parametrize(
+    "links",
+    [{"usr/inner/picture.png": "/etc/passwd"}, {"usr/inner/picture.png": "../../../../secret"},
+     {"usr/inner/animals": "/etc"}, {"usr/inner/same": "good", "usr/other": "inner"}],
+)  # fmt: skip
+def test_a_debian_package_with_links_to_the_outside_is_refused(links: dict[str, str], tmp_path: Path, monkeypatch):
+    """`dpkg-deb` itself lets no member out of the folder."""
+    real, tree, cache = asset_packages.run_command, tmp_path / "tree", tmp_path / "cache"
 
     def command(arguments: list[str], place: Path, doing: str) -> None:
         build = ["dpkg-deb", "--build", str(tree), "x.deb"]
         real(build if arguments[0] == "apt-get" else arguments, place, doing)
 
-    def fetch(links: dict[str, str]) -> Path:
-        for name in ("DEBIAN", "usr/inner"):
-            (tree / name).mkdir(parents=True)
-        control = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: N <n@example.org>\nDescription: x\n"
-        (tree / "DEBIAN/control").write_text(control)
-        (tree / "usr/inner/good").write_text("x")
-        for name, to in links.items():
-            (tree / name).symlink_to(to)
-        return asset_packages.fetch(asset_packages.Package("x", "usr/inner"))
-
     monkeypatch.setattr(asset_packages, "run_command", command)
-    monkeypatch.setenv("ICF_CACHE", str(tmp_path / "cache"))
-    return fetch
-
-
-@pytest.mark.parametrize(
-    "link", [("picture.png", "/etc/passwd"), ("picture.png", "../../../../secret"), ("animals", "/etc")]
-)
-def test_a_debian_package_with_links_to_the_outside_is_refused(link: tuple[str, str], fetched, tmp_path: Path) -> None:
-    """`dpkg-deb` itself lets no member out of the folder."""
-    (tmp_path / "secret").write_text("secret")
-    with pytest.raises(UserError) as caught:
-        fetched({f"usr/inner/{link[0]}": link[1]})
-    assert "\n" not in str(caught.value) and not list((tmp_path / "cache" / "packages").iterdir())
-
-
-def test_a_debian_package_with_inner_links_is_accepted(fetched) -> None:
-    assert (fetched({"usr/inner/same": "good", "usr/other": "inner"}) / "same").read_text() == "x"
-
-
-def test_qt_resources_with_nested_folders_take_little_memory(tmp_path: Path) -> None:
-    """20,000 folders that each claim the 10,000 records after them; then a chain of 20,000 nested folders."""
-    count = 20_000
-    for children in (count // 2, 1):
-        tree = b"".join(
-            struct.pack(">IHIIQ", 0, 2, min(children, count - 1 - number), number + 1, 0) for number in range(count)
-        )
-        name = struct.pack(">HI", 1000, 0) + "x".encode("utf-16-be") * 1000
-        header = b"qres" + struct.pack(">IIIII", 3, 24, 24 + len(tree), 24 + len(tree), 0)
-        (tmp_path / "x.rcc").write_bytes(header + tree + name)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(UserError, match=r"share entries|too long"):
-            QtResource(tmp_path / "x.rcc")
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+    monkeypatch.setenv("ICF_CACHE", str(cache))
+    for name in ("DEBIAN", "usr/inner"):
+        (tree / name).mkdir(parents=True)
+    control = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: N <n@example.org>\nDescription: x\n"
+    (tree / "DEBIAN/control").write_text(control)
+    for path in (tree / "usr/inner/good", tmp_path / "secret"):
+        path.write_text("x")
+    for name, to in links.items():
+        (tree / name).symlink_to(to)
+    package = asset_packages.Package("x", "usr/inner")
+    if "usr/inner/same" in links:
+        assert (asset_packages.fetch(package) / "same").read_text() == "x"
+    else:
+        with pytest.raises(UserError) as caught:
+            asset_packages.fetch(package)
+        assert "\n" not in str(caught.value) and not list((cache / "packages").iterdir())
 
 
 def test_the_source_never_enables_unpickling() -> None:
