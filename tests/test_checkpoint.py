@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,12 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from icf_avs import config
 from icf_avs.checkpoint.serialization import load_checkpoint, read_config, read_recipe, save_checkpoint
 from icf_avs.checkpoint.source import shipped
 from icf_avs.config import EvidenceConfig, ModelConfig, TrainConfig
-from icf_avs.config_dict import from_dict
+from icf_avs.config_dict import EARLIER, from_dict
 from icf_avs.encoders.efficientnet_lite import load_efficientnet_lite0
 from icf_avs.errors import UserError
+from icf_avs.icf import SC
 from icf_avs.inference.predictor import Predictor
 from icf_avs.networks.build import build_model
 from icf_avs.networks.segmentation_model import SegmentationModel, current_keys
@@ -35,6 +38,13 @@ def built(**parts: None) -> SegmentationModel:
     settings = ModelConfig(NAMES, dim=32, pixel_dim=16, **parts)
     names = torch.randn(3, 384) if settings.implicit_text else torch.zeros(3, 1)
     return build_model(settings, ClipSpec(frames=2, image_size=64, phase=0.25), load_efficientnet_lite0(), names)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "model.safetensors"
+    save_checkpoint(built(), path, RECIPE)
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize(("parts", "words"), [({}, NAMES), (PLAIN, ())], ids=["whole", "baseline"])
@@ -80,26 +90,36 @@ SPOILT = {
 }
 
 
-def test_unusable_checkpoints_give_a_one_line_error(tmp_path: Path) -> None:
-    whole, path = tmp_path / "whole.safetensors", tmp_path / "model.safetensors"
-
-    def refused(message: str) -> None:
-        with pytest.raises(UserError, match=message) as raised:
-            load_checkpoint(path)
-        assert "\n" not in str(raised.value) and str(raised.value).startswith(str(path))
-
-    save_checkpoint(built(), whole, RECIPE)
-    refused("no such checkpoint")
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    refused("not a safetensors file")
-    for change, message in SPOILT.values():
-        rewrite(whole, path, change)
-        refused(message)
+@pytest.mark.parametrize("case", ["missing", "truncated", *SPOILT])
+def test_unusable_checkpoints_give_a_one_line_error(case: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    change, message = SPOILT.get(case, (None, "no such checkpoint|not a safetensors file"))
+    if case != "missing":
+        path.write_bytes(content if change else content[: len(content) // 2])
+    if change:
+        rewrite(path, path, change)
+    with pytest.raises(UserError, match=message) as raised:
+        load_checkpoint(path)
+    assert "\n" not in str(raised.value) and str(raised.value).startswith(str(path))
 
 
-def test_every_recipe_survives_json_and_an_absent_part_stays_absent() -> None:
+def test_every_recipe_survives_json() -> None:
     for recipe in (make() for make in RECIPES.values()):
         assert from_dict(TrainConfig, json.loads(json.dumps(asdict(recipe)))) == recipe
+
+
+def test_earlier_names_are_read_from_files_and_refused_in_code() -> None:
+    classes = {cls.__name__: cls for cls in (*vars(config).values(), SC) if isinstance(cls, type)}
+    for name, fields in EARLIER.items():
+        known = {field.name for field in dataclasses.fields(classes[name])}
+        assert set(fields.values()) <= known and not set(fields) & known
+    assert from_dict(EvidenceConfig, {"akin": 0.5}) == EvidenceConfig(synonym_threshold=0.5)
+    with pytest.raises(TypeError, match="TrainConfig: finish is now called highres_steps"):
+        replace(TrainConfig("x"), finish=3)
+    assert read_config(shipped("natural")).evidence == RECIPES["natural"]().model.evidence == EvidenceConfig()
+
+
+def test_an_absent_part_stays_absent() -> None:
     written = {"name": "x", "model": {"network": "query", "implicit_text": None, "counterfactual": None}}
     with pytest.raises(ValueError, match="query has no parts of the guided"):
         from_dict(TrainConfig, written)
@@ -107,33 +127,35 @@ def test_every_recipe_survives_json_and_an_absent_part_stays_absent() -> None:
     assert from_dict(TrainConfig, written).model.counterfactual is None
 
 
-def test_earlier_names_are_read_from_files_and_refused_in_code() -> None:
-    assert from_dict(EvidenceConfig, {"akin": 0.5}) == EvidenceConfig(synonym_threshold=0.5)
-    with pytest.raises(TypeError, match="TrainConfig: finish is now called highres_steps"):
-        replace(TrainConfig("x"), finish=3)
-    assert read_config(shipped("natural")).evidence == RECIPES["natural"]().model.evidence == EvidenceConfig()
+CONVERSIONS = {  # a change of each tensor, and the name of one that makes no sense then
+    "all float16": (lambda name, value: value.half(), ""),  # flags and numbers of classes too
+    "all float64": (lambda name, value: value.double(), ""),
+    "flags uint8": (lambda name, value: value.to(torch.uint8) if value.dtype == torch.bool else value, ""),
+    "bfloat16 has no 999": (lambda name, value: value.bfloat16(), "prior.evidence.related"),  # numbers of classes
+    "beyond int16": (lambda name, value: value.long() + 100_000, "prior.evidence.related"),
+    "flags of two": (lambda name, value: value.long() + 2, "counterfactual.met"),
+    "weights int8": (lambda name, value: (value * 100).to(torch.int8), "decoder.role"),
+    "complex weights": (lambda name, value: value.to(torch.complex64), "decoder.role"),
+    "weights beyond float32": (lambda name, value: value.double() * 1e300, "decoder.role"),
+}
 
 
 @pytest.mark.full
-def test_weights_of_another_precision_load_and_values_without_sense_are_refused(tmp_path: Path) -> None:
-    path, expected = tmp_path / "other.safetensors", load_checkpoint(shipped("natural"), without_frozen_weights=True)
+@pytest.mark.parametrize("case", CONVERSIONS)
+def test_weights_of_any_precision_load_and_values_without_sense_are_refused(case: str, tmp_path: Path) -> None:
+    change, senseless = CONVERSIONS[case]
 
-    def half(_: object, state: dict[str, Tensor]) -> None:  # flags and numbers of classes too
-        state.update({name: value.half() for name, value in state.items()})
+    def convert(_: object, state: dict[str, Tensor]) -> None:
+        state.update({name: change(name, value) for name, value in state.items() if senseless in ("", name)})
 
-    found = load_checkpoint(rewrite(shipped("natural"), path, half), without_frozen_weights=True).state_dict()
-    for name, value in expected.state_dict().items():
+    path = rewrite(shipped("natural"), tmp_path / "other.safetensors", convert)
+    if senseless:
+        (current,) = (key.rpartition(".")[2] for key in current_keys({senseless: torch.zeros(0)}))
+        with pytest.raises(UserError, match=rf"other.safetensors: damaged checkpoint .*{current}.*") as caught:
+            load_checkpoint(path, without_frozen_weights=True)
+        assert "\n" not in str(caught.value)
+        return
+    found = load_checkpoint(path, without_frozen_weights=True).state_dict()
+    for name, value in load_checkpoint(shipped("natural"), without_frozen_weights=True).state_dict().items():
         assert found[name].dtype == value.dtype, name
         assert value.is_floating_point() or torch.equal(found[name], value), name
-    for name, change in (
-        ("prior.evidence.related", lambda value: value.long() + 100_000),  # numbers of classes, beyond int16
-        ("counterfactual.met", lambda value: value.long() + 2),  # flags
-        ("decoder.role", lambda value: (value * 100).to(torch.int8)),
-        ("decoder.role", lambda value: value.double() * 1e300),
-    ):
-        (current,) = (key.rpartition(".")[2] for key in current_keys({name: torch.zeros(0)}))
-        rewrite(shipped("natural"), path, lambda _, state, name=name, change=change: state.update(
-            {name: change(state[name])}
-        ))  # fmt: skip
-        with pytest.raises(UserError, match=rf"other.safetensors: damaged checkpoint .*{current}"):
-            load_checkpoint(path, without_frozen_weights=True)

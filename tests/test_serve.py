@@ -1,6 +1,4 @@
-"""The web page: replaced audio, limits of a video, results, refused requests, a session in a real browser, and the
-command that starts it.
-"""
+"""The running web page: results, refused requests, and a session in a real browser."""
 
 from __future__ import annotations
 
@@ -8,15 +6,15 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.parse
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -27,17 +25,14 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import icf_avs
-import icf_avs.__main__ as cli
+from icf_avs.config import EvidenceConfig
 from icf_avs.errors import UserError
 from icf_avs.inference.word_prompts import LIST
 from icf_avs.media.audio_windows import AudioWindows
 from icf_avs.media.video_reader import probe
-from icf_avs.results import FrameMask
-from icf_avs.serve.audio_override import noise, of_clip, silence
 from icf_avs.serve.command import serving, sweep
 from icf_avs.serve.limits import Limits
 from icf_avs.serve.run_inference import run_inference
-from icf_avs.serve.timeline import timeline_html
 from icf_avs.types import ClipSpec
 from tools.make_picture import write_scene
 
@@ -51,12 +46,12 @@ UPLOAD, CALLS = "/gradio_api/upload", ("/gradio_api/queue/join", "/gradio_api/ru
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory, catalog):
-    """A fire truck that sounds in 3 of 5 seconds; a text file; a soft tone of 5 s; a loud one of 2 s."""
+    """The fire truck of the README, which sounds in three of five seconds; two seconds with a tone; a text file."""
     folder = tmp_path_factory.mktemp("videos")
     write_scene(folder / "truck.mp4", ClipSpec())
+    make_clip(folder / "tone.mp4", seconds=2, sound=tone(2))
     (folder / "<b>text.mp4").write_text("this is no video")
-    long = make_clip(folder / "long.mp4", seconds=5, sound=tone(5) / 3)
-    return folder / "truck.mp4", folder / "<b>text.mp4", long, make_clip(folder / "short.mp4", sound=tone(2))
+    return folder / "truck.mp4", folder / "tone.mp4", folder / "<b>text.mp4"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +79,10 @@ def ask(site, method, path, body=None, headers=FORM):
     return response.status, response.read(), response.headers
 
 
+def config(site):
+    return json.loads(ask(site, "GET", "/config")[1])
+
+
 def test_upload_and_result(client, videos):
     job, told = client.submit(handle_file(videos[0]), api_name="/listen"), []
     while not job.done():
@@ -101,14 +100,57 @@ def test_upload_and_result(client, videos):
     np.testing.assert_allclose(areas, [frame["area"] for frame in document["frames"]], atol=1e-5)
 
 
-def test_settings_apply_and_old_results_are_deleted(client, site, videos):
-    summary, *_, pictures, _, document = client.predict(handle_file(videos[0]), "", 2, 0.9, api_name="/listen")
+@pytest.mark.parametrize(
+    ("mode", "other", "found"), [("muted", 1, "0"), ("noise", 1, "[01]"), ("clip", 0, "3"), ("clip", 1, "0")]
+)
+def test_replaced_audio_changes_the_masks_and_is_played(client, videos, mode, other, found):
+    files = handle_file(videos[0]), mode, handle_file(videos[other])
+    summary, overlay, *_ = client.predict(*files, api_name="/instead")
+    assert re.search(rf"\. Segmented in {found} of 5", summary)
+    wave = AudioWindows(probe(overlay)).read(0, 80_000)
+    if (mode, other) == ("clip", 1):  # the tone of two seconds is repeated to the end
+        assert abs(np.fft.rfft(wave)).argmax() * 16_000 / 80_000 == pytest.approx(440, abs=1)
+    assert mode != "muted" or np.abs(wave).max() < 1e-4
+
+
+def test_the_example_and_the_settings(client, site):
+    """Unused files are deleted, the example stays."""
+    parts = config(site)
+    (examples,) = (part["id"] for part in parts["components"] if part["type"] == "dataset")
+    click = next(event["id"] for event in parts["dependencies"] if event["targets"] == [[examples, "click"]])
+    answered = ask(site, "POST", CALLS[1], {"data": [0], "fn_index": click, "session_hash": "a"})
+    video = json.loads(answered[1])["data"][0]["value"]
+    summary, *_, pictures, _, document = client.predict(video, "", 2, 0.9, api_name="/listen")
     assert " of 10 masks. Tags: fire-truck" in summary and pictures[1]["caption"] == "0:00.50 fire-truck"
     assert json.loads(Path(document["value"]).read_text())["made_with"]["threshold"] == 0.9
     sweep(site[1], 3600.0)
     assert list(site[1].glob("answer-*"))
     sweep(site[1], -1.0)
-    assert not list(site[1].glob("answer-*"))
+    assert Path(video["path"]).exists() and not list(site[1].glob("answer-*"))
+
+
+def test_with_a_tagger_the_page_lists_the_words(site, tmp_path):
+    from icf_avs.serve.page import build_page
+
+    model = SimpleNamespace(config=replace(icf_avs.load("stamps").model.config, evidence=EvidenceConfig()))
+    page = str(build_page(SimpleNamespace(name="natural", model=model), tmp_path, LIMITS).config)
+    assert ", bark," in page and "thunder" not in page, "nothing visible makes it"
+
+
+def test_videos_of_several_users_are_processed_one_at_a_time(site, videos, monkeypatch):
+    working, most = [], []
+
+    def counted(*args, **options):
+        working.append(1)
+        most.append(len(working))
+        found = run_inference(*args, **options)
+        working.pop()
+        return found
+
+    monkeypatch.setattr("icf_avs.serve.page.run_inference", counted)
+    visitors = [Client(site[0], verbose=False, download_files=False) for _ in range(2)]
+    jobs = [visitor.submit(handle_file(videos[0]), api_name="/listen") for visitor in visitors * 2]
+    assert all("3 of 5" in job.result()[0] for job in jobs) and max(most) == 1
 
 
 @pytest.mark.parametrize(
@@ -120,10 +162,10 @@ def test_error_messages_hold_no_path_traceback_or_markup(error, told, client, si
     if error is not None:
         monkeypatch.setattr("icf_avs.serve.page.run_inference", Mock(side_effect=error))
     with pytest.raises(AppError, match=told) as shown:
-        client.predict(handle_file(videos[1]), api_name="/listen")
+        client.predict(handle_file(videos[2]), api_name="/listen")
     assert not [word for word in ("secret", "\n", "<", str(site[1])) if word in str(shown.value)]
     with pytest.raises(AppError, match="more than 1000 characters of words"):
-        client.predict(handle_file(videos[1]), "word, " * 300, api_name="/listen")
+        client.predict(handle_file(videos[2]), "word, " * 300, api_name="/listen")
 
 
 def test_uploads_too_large_or_to_a_full_folder_are_refused(site):
@@ -152,12 +194,12 @@ def test_no_file_outside_its_folder_is_served(site, secret):
     assert ask(site, "GET", f"/gradio_api/file={store}/mine.txt")[:2] == (200, b"mine")
     os.symlink(secret, store / "link.txt")
     targets = (
-        f"{secret}", f"{store}/{up}{secret}", f"{store}/./..{secret}", "./secret.txt", f"//{secret}",
+        f"{secret}", f"{store}/{up}{secret}", f"{store}/./..{secret}", "secret.txt", "./secret.txt", f"//{secret}",
         f"{store}/link.txt", f"file://{secret}", f"{store}x/../{secret}",
     )  # fmt: skip
     routes = ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/static/", "/assets/", "/gradio_api/proxy=",
               "/svelte/", "/gradio_api/custom_component/x/client/component/", "/")  # fmt: skip
-    ways = (str, lambda path: "".join(f"%{ord(c):02X}" for c in path),
+    ways = (str, urllib.parse.quote, lambda path: "".join(f"%{ord(c):02X}" for c in path),
             lambda path: urllib.parse.quote(urllib.parse.quote(path, safe=""), safe=""),
             lambda path: path.replace("../", "..%2f"), lambda path: path.replace("../", "..\\"),
             lambda path: path.replace("/", "%c0%af"), lambda path: path + "%00.png")  # fmt: skip
@@ -165,6 +207,13 @@ def test_no_file_outside_its_folder_is_served(site, secret):
         status, body, _ = ask(site, "GET", route + way(target))
         assert b"the secret" not in body and status in (307, 400, 403, 404), (status, route, way(target))
     os.unlink(store / "link.txt")
+
+
+def test_the_server_fetches_no_url_and_has_no_hidden_routes(site):
+    paths = ("file=http://127.0.0.1:9/x", "file=https://example.org/x", "proxy=http://a/x", "runs", "openapi.json",
+             "mcp/", "deep_link", "vibe-code/", "process_recording")  # fmt: skip
+    for path in ("/monitoring", "/docs", "/openapi.json", *(f"/gradio_api/{path}" for path in paths)):
+        assert ask(site, "GET", path)[0] == ask(site, "POST", path, {})[0] == 404, path
 
 
 def test_calls_accept_only_uploaded_files(site, secret):
@@ -178,8 +227,7 @@ def test_calls_accept_only_uploaded_files(site, secret):
 
 def test_the_queue_cannot_be_bypassed(site, videos):
     path = shutil.copy(videos[0], site[1])
-    parts = json.loads(ask(site, "GET", "/config")[1])["dependencies"]
-    queued = [entry["id"] for entry in parts if entry["queue"] is not False]
+    queued = [entry["id"] for entry in config(site)["dependencies"] if entry["queue"] is not False]
     assert len(queued) == 4
     for index in queued:
         data = [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]
@@ -187,81 +235,15 @@ def test_the_queue_cannot_be_bypassed(site, videos):
         assert status >= 400 and b"Segmented" not in answered
 
 
-@pytest.mark.parametrize(("rate", "layout"), [(16_000, None), (44_100, "stereo")])
-def test_replaced_audio(videos, rate, layout):
-    """As long as the video; noise as loud as its audio and white; a shorter clip looped."""
-    long, short = map(probe, videos[2:])
-    for seconds, sound in ((5, silence(long)), (5, noise(long)), (5, of_clip(long, short)), (2, of_clip(short, long))):
-        blocks = list(sound(rate, layout))
-        assert max(block.shape[1] for block in blocks) <= rate and (not layout or {*map(len, blocks)} == {2})
-        assert sum(block.shape[1] for block in blocks) == pytest.approx(seconds * rate, abs=2)
-    sounds = (None, noise(long), of_clip(long, short))
-    own, white, looped = (AudioWindows(long, sound=sound).read(0, 80_000) for sound in sounds)
-    assert white.std() == pytest.approx(own.std(), rel=0.03) and abs(np.corrcoef(white[1:], white[:-1])[0, 1]) < 0.02
-    np.testing.assert_allclose(looped[:30_000], AudioWindows(short).read(0, 30_000), atol=1e-6)
-    assert looped.reshape(10, 8_000).std(axis=1).min() > 0.1  # the tone never stops
-
-
-def test_refused_videos_give_a_one_line_error(videos, tmp_path):
-    long, segmenter, store = videos[2], icf_avs.load("stamps"), tmp_path / "store"
-    soundless = make_clip(tmp_path / "soundless.mp4", seconds=1)
-    store.mkdir()
-    for video, limits, options, line in (
-        (long, Limits(max_seconds=3), {}, "long.mp4: lasts 5 s; this page takes 3 s at most"),
-        (long, Limits(max_mb=0), {}, "MB; this page takes 0 MB at most"),
-        (long, Limits(work_seconds=0), {}, "long.mp4: took longer than 0 s"),
-        (soundless, LIMITS, {}, "soundless.mp4: has no sound"),
-        (long, LIMITS, {"audio_mode": "clip"}, "no other clip yet"),
-        (long, LIMITS, {"audio_mode": "clip", "other": soundless}, "soundless.mp4: has no sound"),
-    ):
-        with pytest.raises(UserError) as error:
-            run_inference(segmenter, video, store, limits, **options)
-        assert line in str(error.value) and str(video.parent) not in str(error.value)
-    assert os.listdir(store) == []
-
-
-def test_the_timeline_escapes_words_and_shows_the_most_probable():
-    heard = ("<img src=x>", 0.95), *((f"word{number:02d}", 0.9 - number / 100) for number in range(20))
-    page = timeline_html([FrameMask(0, 0.0, 1.0, 0.5, 0.001, 0.9, heard, {})])
-    assert "<img" not in page and "&lt;img src=x&gt;" in page and ">95</td>" in page and ">&lt;1</td>" in page
-    assert "word10" in page and "word11" not in page  # at most twelve rows
-
-
-@pytest.mark.parametrize(("number", "code", "line"), [("SIGINT", 130, "icf: interrupted\n"), ("SIGTERM", 0, "")])
-def test_a_terminated_server_leaves_no_files(videos, tmp_path, number, code, line):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # The server prints every host name it looks up, apart from this machine's.
-    program = (
-        "import os, signal, sys, socket, icf_avs.__main__ as cli\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background process would ignore it
-        "asked, real = set(), socket.getaddrinfo\n"
-        "socket.getaddrinfo = lambda host, *rest, **options: asked.add(str(host)) or real(host, *rest, **options)\n"
-        "code = cli.main(sys.argv[1:])\nprint(sorted(asked - {'127.0.0.1', 'localhost'}), flush=True)\nos._exit(code)"
-    )
-    server = subprocess.Popen(
-        [sys.executable, "-c", program, *f"serve --checkpoint stamps --port {port} --max-seconds 9".split()],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)},
-    )  # fmt: skip
-    assert server.stdout.readline() == f"the page is at http://127.0.0.1:{port}/ (end it with Ctrl+C)\n"
-    visitor = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False)
-    job = visitor.submit(handle_file(videos[2]), api_name="/listen")
-    while job.status().code.name not in ("PROCESSING", "PROGRESS", "FINISHED"):
-        time.sleep(0.01)
-    server.send_signal(signal.Signals[number])
-    out, err = server.communicate(timeout=30)
-    assert (server.returncode, out, err, os.listdir(tmp_path)) == (code, "[]\n", line, [])
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host", "192.0.2.1"])
-def test_an_unavailable_address_gives_a_one_line_error(host, capfd):
-    """A taken port, and addresses of other machines: no additional error from the web server."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert cli.main(["serve", "--host", host, "--port", str(port), "--checkpoint", "stamps"]) == 2
-    printed = capfd.readouterr()
-    assert f"{host}:{port}: not available; choose another --port, or a --host of this machine" in printed.err
-    assert printed.err.count("\n") == 1 and not printed.out
+def test_the_page_is_local_and_refers_to_no_other_host(site):
+    status, page, headers = ask(site, "GET", "/")
+    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+    assert config(site)["analytics_enabled"] is False
+    assert b"fonts.googleapis" not in page + ask(site, "GET", "/theme.css")[1]
+    for name in {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}:
+        if not name.startswith("127."):
+            with pytest.raises(OSError):
+                socket.create_connection((name, urllib.parse.urlparse(site[0]).port), timeout=2)
 
 
 @pytest.mark.browser
@@ -291,7 +273,7 @@ def test_in_a_browser(site, videos, tmp_path):
         assert len(zipfile.ZipFile(tmp_path / "masks.zip").namelist()) == 5
         page.locator("#video").get_by_label("Clear").click()
         page.wait_for_function(done, arg=["own", "No video yet"])
-        page.set_input_files("#video input[type=file]", videos[1])
+        page.set_input_files("#video input[type=file]", videos[2])
         page.get_by_text("not a video that can be read").first.wait_for()
         browser.close()
     assert hosts == {urllib.parse.urlparse(site[0]).netloc} and not errors
