@@ -24,7 +24,9 @@ from reliability import save_row
 
 ROOT = Path(__file__).parents[1]
 # Tests that cover every use of the base libraries: checkpoints, media, run-length masks, metrics, the model
-BASE = tuple(f"tests/test_{name}.py" for name in ("checkpoint", "media", "segment", "metrics", "icf_plugin", "output", "shipped"))
+BASE = tuple(
+    f"tests/test_{name}.py" for name in ("checkpoint", "media", "segment", "metrics", "icf_plugin", "output", "shipped")
+)
 
 
 def lowest(extras: tuple[str, ...] = ()) -> list[str]:
