@@ -24,6 +24,7 @@ def sets(count: int, frames: int, dim: int, scale: float = 1.0) -> torch.Tensor:
     return scale * torch.randn(count, frames, dim, generator=generator)
 
 
+@pytest.mark.filterwarnings("ignore:Matrix is singular")  # SciPy's of the shrunk matrices
 @pytest.mark.parametrize(
     ("frames", "dim", "scale"), [(5, 64, 0.3), (10, 32, 1.0), (2, 16, 3.0), (12, 8, 0.5), (1, 10, 1.0)]
 )
