@@ -26,7 +26,8 @@ def model_zoo(checkpoints: Path, results: Path) -> str:
         recipe = read_recipe(path)
         with safe_open(path, framework="np") as file:
             classes = json.loads(file.metadata()["config"])["classes"]
-        speed = [row["ratio"] for row in speeds if row["benchmark"] == SPEEDS.get(path.stem)]
+        measured = SPEEDS.get(path.stem), "real time"
+        speed = [row["ratio"] for row in speeds if (row["benchmark"], row["reference_name"]) == measured]
         writer.writerow((
             path.stem, f"{path.stat().st_size / 1e6:.1f} MB", len(classes), recipe["data"].split(",")[0],
             f"{speed[0]} x real time" if speed else "-", recipe["licence"].split(";")[0].removeprefix("weights "),
