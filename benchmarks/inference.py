@@ -46,7 +46,8 @@ def inference(
             rest = [whole - part for whole, part in zip(spent[name], alone, strict=True)]
             yield row(f"{label}-overhead", rest, alone, "encoder alone", machine, "s/clip")
             rest = [whole - part for whole, part in zip(rest, heard, strict=True)]
-            yield row(f"{label}-overhead-given-embedding", rest, alone, "encoder alone", machine, "s/clip")
+            if min(rest) > 0:  # else less than the parts vary by
+                yield row(f"{label}-overhead-given-embedding", rest, alone, "encoder alone", machine, "s/clip")
     for name, of in OWN.items():
         yield _with_own_encoders(machine, name, of, own_size)
 
