@@ -50,12 +50,13 @@ def _segmenting(
         place = Path(folder)
         scene = scene_loop(place / "scene.mp4", *size, loop)
         videos = {length: write_video(scene, place / f"{length}.mp4", length) for length in lengths}
+        alone = _transcoded(machine, videos)
         for checkpoint, rate in asked:
             runs = _runs(machine, videos, checkpoint, rate)
             for run in (run for length in lengths for run in runs[length]):
                 masks, found = map(int, re.findall(r"(\d+) masks? .*?(\d+) with something", run.printed)[0])
                 assert found >= LEAST_MASKS * masks, run.printed
-            yield from _rows(machine, _label(checkpoint, f"{rate:g}fps"), runs, _transcoded(machine, videos))
+            yield from _rows(machine, _label(checkpoint, f"{rate:g}fps"), runs, alone)
         checkpoint, rate = asked[0]
         longest = lengths[-1]
         video = write_video(pattern_loop(place / "pattern.mp4", *size, loop), place / "empty.mp4", longest)

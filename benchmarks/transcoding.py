@@ -1,7 +1,7 @@
 """python -m benchmarks.transcoding VIDEO OUT OPTIONS: decode a video and encode it with these options (JSON) of x264.
 
-Without model and masks, this is the least that any program must do that writes such an overlay video. The sound is
-copied. Decoding and encoding have a thread each.
+The least that `icf segment` has to do for an overlay video: no model and no masks. The sound is copied. Decoding and
+encoding have a thread each.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ def transcode(source: str, target: str, options: dict[str, str]) -> None:
     frames: queue.Queue[av.VideoFrame | None] = queue.Queue(AHEAD)
 
     def decode() -> None:
-        with av.open(source) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            for frame in container.decode(video=0):
-                frames.put(frame)
-        frames.put(None)
+        try:
+            with av.open(source) as container:
+                container.streams.video[0].thread_type = "AUTO"
+                for frame in container.decode(video=0):
+                    frames.put(frame)
+        finally:
+            frames.put(None)
 
     Thread(target=decode, daemon=True).start()
     with av.open(source) as sound, av.open(target, "w") as container:
-        rate = sound.streams.video[0].average_rate
-        video = container.add_stream("libx264", rate=rate, options=options)
+        shown = sound.streams.video[0]
+        video = container.add_stream("libx264", rate=shown.average_rate, options=options)
         audio = container.add_stream_from_template(sound.streams.audio[0])
-        first = frames.get()
-        assert first is not None
-        video.width, video.height, video.pix_fmt, video.thread_count = first.width, first.height, "yuv420p", 1
-        frame: av.VideoFrame | None = first
-        while frame is not None:
-            frame.pict_type = PictureType.NONE
+        video.width, video.height, video.pix_fmt, video.thread_count = shown.width, shown.height, "yuv420p", 1
+        while (frame := frames.get()) is not None:
+            frame.pict_type = PictureType.NONE  # do not force the key frames of the source
             container.mux(video.encode(frame))
-            frame = frames.get()
         container.mux(video.encode(None))
         for packet in sound.demux(audio=0):
             if packet.size:

@@ -80,7 +80,7 @@ def _phrases() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         phrases += [(name, classes, _HYPERNYM_FACTOR) for name in row["names"].split(";")]
     pairs = [(number, index, factor) for number, (_, classes, factor) in enumerate(phrases) for index in classes]
     vectors = embed_with_minilm(tuple(text for text, *_ in phrases))
-    return vectors, *map(torch.tensor, zip(*pairs, strict=True))
+    return vectors, *(torch.tensor(column, device=vectors.device) for column in zip(*pairs, strict=True))
 
 
 def audioset_names() -> tuple[str, ...]:

@@ -70,18 +70,19 @@ class WordTagger(nn.Module):
         """Return the arguments of `weights` for waveforms as in `forward`."""
         waves = reflect_pad_silence(clips.flatten(0, 1))
         columns = self.network.columns(waves)
-        pooled = columns.mean(2), columns @ self._middle_weights(columns.shape[-1], waves.shape[-1]).to(columns)
+        pooled = columns.mean(2), columns @ self._middle_weights(columns, waves.shape[-1])
         window, middle = (self.network.classifier(part).sigmoid().unflatten(0, clips.shape[:2]) for part in pooled)
         power, centre, half = waves.view_as(clips).square(), waves.shape[-1] // 2, SAMPLE_RATE // 2
         second = power[..., max(centre - half, 0) : centre + half].mean(-1)
         level = (second / power.mean(-1).amax(1, True).clamp(min=1e-12)).sqrt().clamp(max=1)
         return window, middle, level
 
-    def _middle_weights(self, columns: int, samples: int) -> Tensor:
-        """Pooling weights [columns], sum 1: a bell of MIDDLE seconds at the centre of a window of `samples`."""
-        distance = (torch.arange(columns) * self.network.step - samples / SAMPLE_RATE / 2) / MIDDLE
-        bell = torch.where(distance.abs() < 0.5, torch.cos(torch.pi * distance).square(), torch.zeros(()))
-        return bell / bell.sum()
+    def _middle_weights(self, columns: Tensor, samples: int) -> Tensor:
+        """Pooling weights [L] of columns [N,D,L], sum 1: a bell of MIDDLE seconds at the centre of `samples`."""
+        seconds = torch.arange(columns.shape[-1], device=columns.device) * self.network.step
+        distance = (seconds - samples / SAMPLE_RATE / 2) / MIDDLE
+        bell = torch.cos(torch.pi * distance).square() * (distance.abs() < 0.5)
+        return (bell / bell.sum()).to(columns)
 
     def weights(self, window: Tensor, middle: Tensor, level: Tensor) -> Tensor:
         """Compute word weights from tag probabilities in windows and their middles [B, T, 527] and the level [B, T].

@@ -21,7 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icf_avs.encoders import weights
+from icf_avs.encoders.weights import (
+    download_command,
+    model_folder,
+    read_pretrained,
+    released_file,
+    require_transformers,
+    weight_loading_errors,
+)
 from icf_avs.errors import UserError
 from icf_avs.media.audio_file import resample
 from icf_avs.media.vggish_frontend import mel_filters
@@ -139,23 +146,23 @@ class EfficientAT(nn.Module):
         return super().train(False)
 
 
-def fetch_weights(given: str | Path | None = None, name: str = "mn04") -> Path:
+def fetch_weights(weights: str | Path | None = None, name: str = "mn04") -> Path:
     """Return the path of the weights file, downloaded if needed; see weights.released_file."""
     _, file, sha256 = RELEASED[name]
-    return weights.released_file(f"EfficientAT {name}", f"{URL}/{file}", sha256, given)
+    return released_file(f"EfficientAT {name}", f"{URL}/{file}", sha256, weights)
 
 
-def load_efficientat(given: str | Path | None = None, random: bool = False, name: str = "mn04") -> EfficientAT:
+def load_efficientat(weights: str | Path | None = None, random: bool = False, name: str = "mn04") -> EfficientAT:
     """Load the pretrained network; every entry of the state dict must be used. random: no weights.
 
-    given: the file or a folder with it; None: see weights.released_file. Raises UserError if the file is missing or
+    weights: the file or a folder with it; None: see weights.released_file. Raises UserError if the file is missing or
     belongs to another network.
     """
     network = EfficientAT(RELEASED[name][0])
     if random:
         return network
-    path = fetch_weights(given, name)
-    with weights.weight_loading_errors(path, f"EfficientAT {name}"):
+    path = fetch_weights(weights, name)
+    with weight_loading_errors(path, f"EfficientAT {name}"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         for published, ours in _RENAMED:
             state = {key.replace(published, ours): value for key, value in state.items()}
@@ -194,15 +201,15 @@ class AST(nn.Module):
 
 def load_ast(random: bool = False) -> AST:
     """Load the published network, see model_folder, which also raises UserError; random: no weights."""
-    weights.require_transformers("AST")
+    require_transformers("AST")
     from transformers import ASTConfig, ASTForAudioClassification
 
     if random:
         return AST(ASTForAudioClassification(ASTConfig(num_labels=TAGS)))
-    folder = weights.model_folder(AST_REPO)
-    network, missing = weights.read_pretrained(ASTForAudioClassification, folder, AST_REPO)
+    folder = model_folder(AST_REPO)
+    network, missing = read_pretrained(ASTForAudioClassification, folder, AST_REPO)
     if missing:
-        raise UserError(f"{folder}: lacks the tensor {missing[0]}; get it with: {weights.download_command(AST_REPO)}")
+        raise UserError(f"{folder}: lacks the tensor {missing[0]}; get it with: {download_command(AST_REPO)}")
     return AST(network)
 
 
